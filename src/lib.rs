@@ -1,0 +1,3 @@
+//! A process supervisor for long-lived message gateways.
+
+pub mod protocol;
