@@ -1,3 +1,4 @@
 //! A process supervisor for long-lived message gateways.
 
 pub mod protocol;
+pub mod supervisor;
