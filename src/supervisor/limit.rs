@@ -108,7 +108,7 @@ mod tests {
         let spread = failures.count(secs(301), &backoff, &limit);
         assert!(matches!(spread, AfterFailure::Retry(_)), "the first is too old: {spread:?}");
         assert_eq!(
-            failures.count(secs(302), &backoff, &limit),
+            failures.count(secs(301), &backoff, &limit),
             AfterFailure::HalfOpen(limit.retry)
         );
     }
