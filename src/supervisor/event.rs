@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::{
     control::{Mode, RestartId, Verdict},
     exit::{ChildExit, SpawnFailure},
@@ -297,7 +299,8 @@ pub struct Outcome {
 }
 
 /// Why a child is being ended.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Goal {
     /// The supervisor stops.
     Stop,
@@ -310,7 +313,8 @@ pub enum Goal {
 }
 
 /// What follows the end of a generation.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Then {
     /// The next start, at once.
     Respawn,
