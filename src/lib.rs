@@ -4,3 +4,5 @@ pub mod protocol;
 pub mod restart;
 #[cfg(feature = "supervisor")]
 pub mod supervisor;
+#[cfg(feature = "supervisor")]
+pub mod sys;
