@@ -2,3 +2,5 @@
 
 pub mod protocol;
 pub mod supervisor;
+#[cfg(feature = "supervisor")]
+pub mod sys;
