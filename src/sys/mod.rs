@@ -5,11 +5,18 @@
 //! futures that may be dropped at any time without losing anything.
 
 pub mod clock;
+pub mod control;
 pub mod exit_watch;
 pub mod hook;
+pub mod ledger_file;
 pub mod lock;
+pub mod notify;
+pub mod probe;
 pub mod process;
 pub mod reaper;
 pub mod signals;
+pub mod socket_path;
 pub mod stage;
 pub mod state_dir;
+pub mod tree;
+pub mod upstream;
