@@ -75,7 +75,7 @@ pub enum ConfigError {
         problem: String,
     },
     /// Values that are fine alone and impossible together, or out of range.
-    #[error("{}{key}: {problem}", Place(origin))]
+    #[error("{}{key}: {problem}", Written(origin))]
     Impossible {
         /// Who said it.
         origin: Origin,
@@ -117,9 +117,9 @@ impl fmt::Display for Hint {
 }
 
 /// Where to look, with a colon; nothing for what the operator did not write.
-struct Place<'a>(&'a Origin);
+struct Written<'a>(&'a Origin);
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for Written<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Origin::Default => Ok(()),

@@ -1,8 +1,9 @@
 //! Profiles: named sets of values to start from. What a file says outranks them, key by key.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use toml::Value;
 
 use super::{
@@ -34,6 +35,20 @@ impl ProfileName {
             Self::Generic => "generic",
             Self::Openclaw => "openclaw",
         }
+    }
+}
+
+/// A text that names no profile.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("`{0}` is not a profile; there are `generic` and `openclaw`")]
+pub struct UnknownProfile(String);
+
+impl FromStr for ProfileName {
+    type Err = UnknownProfile;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.iter().copied().find(|profile| profile.name() == text);
+        known.ok_or_else(|| UnknownProfile(text.to_owned()))
     }
 }
 

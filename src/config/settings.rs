@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{
@@ -13,6 +13,7 @@ use crate::{
         probe::{Field, Probe, Via},
         profile::ProfileName,
         units::Timespan,
+        values::{codes, number, words},
     },
     protocol::signal::Signal,
     supervisor::policy::{self, LimitThen, Policy, ReadyVia},
@@ -68,6 +69,7 @@ pub const DOCS: &[(&str, &str)] = &[
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Program and arguments of the child.
+    #[serde(deserialize_with = "words")]
     pub command: Vec<String>,
     /// The values to start from.
     pub profile: ProfileName,
@@ -138,6 +140,7 @@ pub struct Restart {
     /// The least time between two restarts that signals or the child ask for. 30 s.
     pub cooldown: Timespan,
     /// Command that must pass before the child is told to drain. None.
+    #[serde(deserialize_with = "words")]
     pub check: Vec<String>,
     /// How long it may take. 30 s.
     pub check_timeout: Timespan,
@@ -157,10 +160,12 @@ pub struct Exit {
     #[serde(deserialize_with = "codes")]
     pub stop: Vec<u8>,
     /// Command that decides what an exit from `stop` meant that nobody asked for. None.
+    #[serde(deserialize_with = "words")]
     pub judge: Vec<String>,
     /// How long it may take. 20 s.
     pub judge_timeout: Timespan,
     /// Command that is run once after exit code 78. None.
+    #[serde(deserialize_with = "words")]
     pub recover: Vec<String>,
     /// How long it may take. 5 min.
     pub recover_timeout: Timespan,
@@ -214,6 +219,7 @@ pub struct Env {
     /// Variables that the child gets, whatever `remove` says.
     pub set: BTreeMap<String, String>,
     /// Variables that the child does not inherit; a trailing `*` makes it a prefix.
+    #[serde(deserialize_with = "words")]
     pub remove: Vec<String>,
 }
 
@@ -421,91 +427,5 @@ default_table! {
     Ready ready, Stop stop, Restart restart, Exit exit, Backoff backoff, Limit limit, Park park,
 }
 
-/// A whole number, refused in words and not by the name of a Rust type.
-fn number<'de, D: Deserializer<'de>, N: TryFrom<i64>>(deserializer: D) -> Result<N, D::Error> {
-    let number = i64::deserialize(deserializer)?;
-    N::try_from(number).map_err(|_| de::Error::custom(format_args!("{number} is out of range")))
-}
-
-fn codes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    let code = |number| {
-        let wrong = format_args!("{number} is not an exit code; they go from 0 to 255").to_string();
-        u8::try_from(number).map_err(|_| de::Error::custom(wrong))
-    };
-    Vec::<i64>::deserialize(deserializer)?.into_iter().map(code).collect()
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn keys(prefix: &str, table: &toml::Table, into: &mut BTreeSet<String>) {
-        for (name, value) in table {
-            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-            match value.as_table().filter(|_| key != "env.set") {
-                Some(inner) => keys(&key, inner, into),
-                None => drop(into.insert(key)),
-            }
-        }
-    }
-
-    #[test]
-    fn every_key_is_documented_and_no_other() {
-        let mut there = BTreeSet::new();
-        keys("", &toml::Table::try_from(Settings::default()).unwrap(), &mut there);
-        let documented: BTreeSet<_> = DOCS.iter().map(|(key, _)| (*key).to_owned()).collect();
-        assert_eq!(documented, there);
-        assert_eq!(DOCS.len(), documented.len(), "a key is listed twice");
-    }
-
-    #[test]
-    fn the_default_settings_are_the_default_policy() {
-        assert_eq!(Settings::default().policy(), Policy::default());
-    }
-
-    #[test]
-    fn settings_survive_being_written_and_read() {
-        let text = toml::to_string(&Settings::default()).unwrap();
-        assert_eq!(toml::from_str::<Settings>(&text).unwrap(), Settings::default());
-        assert_eq!(toml::from_str::<Settings>("").unwrap(), Settings::default());
-    }
-
-    #[test]
-    fn each_way_of_readiness_is_mapped() {
-        for (via, expected) in [
-            ("auto", ReadyVia::Auto),
-            ("notify", ReadyVia::Notify),
-            ("none", ReadyVia::Spawned),
-            ("tcp://localhost:1", ReadyVia::Probe),
-            ("http://localhost:1/x", ReadyVia::Probe),
-        ] {
-            let mut settings = Settings::default();
-            settings.ready.via = via.parse().unwrap();
-            assert_eq!(settings.policy().ready.via, expected, "{via}");
-            assert_eq!(settings.probe().is_some(), expected == ReadyVia::Probe, "{via}");
-        }
-    }
-
-    #[test]
-    fn a_trailing_star_removes_by_prefix_and_set_outranks_remove() {
-        let env = Env {
-            set: [("A_SET".into(), "1".into())].into(),
-            remove: vec!["A_*".into(), "B".into()],
-        };
-        assert!(env.removes("A_") && env.removes("A_X") && env.removes("B"));
-        assert!(!env.removes("A") && !env.removes("BB"));
-        let inherited: Environment =
-            ["A_SET", "A_X", "C"].map(|name| (name.to_owned(), "0".to_owned())).into();
-        assert_eq!(env.lookup(&inherited, "A_SET"), Some("1"));
-        assert_eq!(env.lookup(&inherited, "A_X"), None);
-        assert_eq!(env.lookup(&inherited, "C"), Some("0"));
-    }
-
-    #[test]
-    fn the_judge_is_told_the_pid() {
-        let exit = Exit { judge: vec!["j".into(), "--pid={pid}".into()], ..Exit::default() };
-        assert_eq!(exit.judge_of(7), ["j", "--pid=7"]);
-    }
-}
+mod tests;
