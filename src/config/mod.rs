@@ -24,6 +24,7 @@ pub mod render;
 pub mod rules;
 pub mod settings;
 pub mod units;
+mod values;
 
 use std::collections::BTreeMap;
 
