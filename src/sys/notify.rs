@@ -29,8 +29,7 @@ use crate::protocol::notify::{MAX_DATAGRAM, Notification};
 /// cut off, and a sender could make us lose the credentials.
 const MAX_DESCRIPTORS: usize = 253;
 #[cfg(target_os = "linux")]
-const CONTROL_SPACE: usize =
-    rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS), ScmCredentials(1));
+const CONTROL_SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS), ScmCredentials(1));
 #[cfg(not(target_os = "linux"))]
 const CONTROL_SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
@@ -168,7 +167,8 @@ fn credentials(from: rustix::net::UCred) -> Option<Credentials> {
     Some(Credentials { pid, uid: from.uid.as_raw(), gid: from.gid.as_raw() })
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::{
         io::{IoSlice, PipeReader, Read},
