@@ -80,7 +80,7 @@ fn respawn(shop: &Shop) -> io::Result<()> {
     }
     quick.print(
         "Respawn after SIGKILL of a child that has just started \
-         (all but the first two wait for about a second then, on purpose)",
+         (who takes about a second waits on purpose)",
         Kind::Loop.name(),
     );
     goal(
