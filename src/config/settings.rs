@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{
         Environment,
+        handlers::HandlersBy,
         probe::{Field, Probe, Via},
         profile::ProfileName,
         units::Timespan,
@@ -30,6 +31,7 @@ pub const DOCS: &[(&str, &str)] = &[
     ("ready.timeout", "a child that is not ready by then is ended and has failed"),
     ("ready.status", "http: the status of a ready child's answer"),
     ("ready.field", "http: `NAME=VALUE`, a field at the top of the JSON body that must equal this"),
+    ("ready.handlers", "what shows that a starting child can take signals: `auto` (a handler for the signal), the name of another signal that it handles then, or `ready`"),
     ("stop.signal", "the first signal of a stop"),
     ("stop.grace", "from the first signal to SIGTERM to the child's group"),
     ("stop.kill_after", "from SIGTERM to the group to SIGKILL to the tree"),
@@ -106,6 +108,8 @@ pub struct Ready {
     pub status: u16,
     /// What the body of that answer must hold. Anything.
     pub field: Field,
+    /// What shows that a starting child can take signals. The handler of the signal.
+    pub handlers: HandlersBy,
 }
 
 /// `[stop]`
@@ -366,6 +370,7 @@ impl Default for Settings {
                 timeout: ready.timeout.into(),
                 status: 200,
                 field: Field::Any,
+                handlers: HandlersBy::Auto,
             },
             stop: Stop {
                 signal: stop.signal,
