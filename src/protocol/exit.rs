@@ -50,6 +50,20 @@ pub enum ChildExit {
     Unknown,
 }
 
+/// Why a process could not be started.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpawnFailure {
+    /// There is no such command.
+    NotFound,
+    /// It is there, but cannot be executed.
+    NotExecutable,
+    /// The system has no process, memory or descriptor to spare; it may have some later.
+    NoResources,
+    /// Anything else.
+    Other,
+}
+
 impl ChildExit {
     /// Whether the process died of `signal`.
     pub fn is_signal(self, signal: Signal) -> bool {
@@ -67,6 +81,17 @@ impl ChildExit {
             }
             Self::Unknown => FAILURE,
         }
+    }
+}
+
+impl fmt::Display for SpawnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "command not found",
+            Self::NotExecutable => "command is not executable",
+            Self::NoResources => "the system has no resources to spare",
+            Self::Other => "the command cannot be started",
+        })
     }
 }
 
