@@ -65,6 +65,23 @@ impl Process {
         }
     }
 
+    /// Waits until it has a handler for this signal.
+    #[track_caller]
+    pub fn catches(&self, signal: Signal) {
+        let deadline = limit::deadline();
+        while self.caught().is_none_or(|mask| mask >> (signal.number() - 1) & 1 == 0) {
+            assert!(!limit::left(deadline).is_zero(), "process {} has no {signal}", self.pid);
+            std::thread::yield_now();
+        }
+    }
+
+    /// `SigCgt` in `/proc`.
+    fn caught(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    }
+
     /// Its state's letter in `/proc`.
     fn state(&self) -> Option<char> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;

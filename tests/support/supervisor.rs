@@ -3,6 +3,7 @@
 use std::{ffi::OsStr, process::Child, sync::Arc, thread};
 
 use lockkeeper::protocol::{control::Status, signal::Signal};
+use serde_json::Value;
 
 use super::{
     cli::{Asked, Output},
@@ -24,6 +25,11 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
+    /// What it was started from: to start another in the same place.
+    pub fn rig(&self) -> &Rig {
+        &self.rig
+    }
+
     /// Its process number.
     pub fn pid(&self) -> u32 {
         self.process.pid()
@@ -131,8 +137,21 @@ impl Supervisor {
 
     /// The incidents of its ledger, oldest first.
     #[track_caller]
-    pub fn why(&self) -> Vec<serde_json::Value> {
+    pub fn why(&self) -> Vec<Value> {
         self.rig.why()
+    }
+
+    /// Asks for the incidents until they are as wanted.
+    #[track_caller]
+    pub fn until_why(&self, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let deadline = limit::deadline();
+        loop {
+            let incidents = self.why();
+            if wanted(&incidents) {
+                return incidents;
+            }
+            assert!(!limit::left(deadline).is_zero(), "awaited other incidents: {incidents:#?}");
+        }
     }
 }
 

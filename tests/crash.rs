@@ -1,0 +1,267 @@
+//! Ends that nobody asked for, and commands that cannot be run.
+
+mod support;
+
+use lockkeeper::protocol::signal::Signal;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use serde_json::json;
+
+use crate::support::{OBEDIENT, Rig, Supervisor, probe};
+
+#[test]
+fn exit_0_is_an_intention_and_ends_the_service() {
+    let mut gateway = Rig::new().child(["exit 0"]).start();
+    assert_eq!(gateway.wait(), 0);
+    assert_eq!(gateway.rig().children(), 1);
+}
+
+#[test]
+fn exit_75_that_nobody_asked_for_is_respawned_at_once_and_is_no_crash() {
+    let mut gateway = Rig::new().child(OBEDIENT).start();
+    gateway.next_child().say("exit 75");
+    assert_eq!(gateway.next_child().generation(), 2);
+    assert_eq!(gateway.status().crashes, 0);
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn exit_75_again_and_again_soon_after_the_start_reaches_the_start_limit() {
+    let rig = Rig::new().config("[limit]\nburst = 3\nthen = 'park'");
+    let mut gateway = rig.child(["exit 75"]).start();
+    assert_eq!(gateway.wait(), 70);
+    assert_eq!(gateway.rig().children(), 3);
+}
+
+#[test]
+fn exit_1_is_a_crash_and_respawned() {
+    let mut gateway = Rig::new().child(OBEDIENT).start();
+    gateway.next_child().say("exit 1");
+    assert_eq!(gateway.next_child().generation(), 2);
+    assert_eq!(gateway.status().crashes, 1);
+    assert_eq!(gateway.stop(), 0);
+    let crash = &gateway.why()[0];
+    assert_eq!(crash["kind"], "crash");
+    assert_eq!(crash["ends"][0]["exit"], json!({"code": 1}), "{crash}");
+}
+
+#[test]
+fn death_by_a_signal_is_a_crash_and_respawned() {
+    for signal in [Signal::Kill, Signal::Segv, Signal::Term, Signal::Abrt] {
+        let mut gateway = Rig::new().child(["notify READY=1"]).start();
+        let child = gateway.next_child();
+        child.done("notify READY=1");
+        child.signal(signal);
+        assert_eq!(gateway.next_child().generation(), 2);
+        assert_eq!(gateway.stop(), 0);
+        let crash = &gateway.why()[0];
+        assert_eq!(crash["kind"], "crash");
+        assert_eq!(crash["ends"][0]["exit"], json!({"signal": signal.number()}), "{crash}");
+    }
+}
+
+#[test]
+fn exit_78_parks_with_78_and_never_loops() {
+    let mut gateway = Rig::new().child(["exit 78"]).start();
+    assert_eq!(gateway.wait(), 78);
+    assert_eq!(gateway.rig().children(), 1);
+}
+
+#[test]
+fn exit_79_parks_with_79() {
+    let mut gateway = Rig::new().child(["exit 79"]).start();
+    assert_eq!(gateway.wait(), 79);
+    assert_eq!(gateway.rig().children(), 1);
+}
+
+#[test]
+fn a_parked_supervisor_may_stay_and_the_operator_starts_the_child_again() {
+    let mut gateway = Rig::new().config("[park]\nthen = 'stay'").child(OBEDIENT).start();
+    gateway.next_child().say("exit 78");
+    gateway.until(|status| status.state == "parked");
+    let restart = gateway.cli(["restart", "--wait"]);
+    assert_eq!(restart.code, 0, "{restart:?}");
+    assert_eq!(gateway.next_child().generation(), 2);
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn the_exit_table_is_a_setting() {
+    let rig = Rig::new().config("[exit]\nrestart = [3]\npark = [4]\nstop = [5]");
+    let mut gateway = rig.start();
+    gateway.next_child().say("exit 3");
+    gateway.next_child().say("exit 5");
+    assert_eq!(gateway.wait(), 5, "the child's end is the service's end");
+    let mut gateway = gateway.rig().start();
+    gateway.next_child().say("exit 4");
+    assert_eq!(gateway.wait(), 4);
+}
+
+#[test]
+fn the_recovery_command_runs_once_after_78_and_then_it_parks() {
+    let rig = Rig::new();
+    let ran = rig.path("recovered");
+    let recover = format!("[exit]\nrecover = ['sh', '-c', 'echo once >> {}']", ran.display());
+    let mut gateway = rig.config(&recover).child(["exit 78"]).start();
+    assert_eq!(gateway.wait(), 78);
+    assert_eq!(gateway.rig().children(), 2);
+    assert_eq!(std::fs::read_to_string(ran).unwrap(), "once\n");
+}
+
+#[test]
+fn the_start_limit_parks_with_70_where_it_is_told_to() {
+    let rig = Rig::new().config("[limit]\nburst = 3\nthen = 'park'\n[backoff]\nstep = '1ms'");
+    let mut gateway = rig.child(["exit 3"]).start();
+    assert_eq!(gateway.wait(), 70);
+    assert_eq!(gateway.rig().children(), 3);
+}
+
+#[test]
+fn at_the_start_limit_one_trial_start_is_made_at_a_time() {
+    let rig = Rig::new().config("[limit]\nburst = 2\nretry = '10ms'\n[backoff]\nstep = '1ms'");
+    let mut gateway = rig.start();
+    for generation in 1..=5 {
+        let child = gateway.next_child();
+        assert_eq!(child.generation(), generation);
+        child.say("exit 3");
+    }
+    gateway.next_child().perform("handle TERM");
+    gateway.signal(Signal::Term);
+    gateway.signal(Signal::Kill);
+}
+
+#[test]
+fn a_child_that_is_not_ready_in_time_is_ended_and_has_failed() {
+    let rig = Rig::new().config("[ready]\nvia = 'notify'\ntimeout = '50ms'");
+    let mut gateway = rig.child(["on TERM exit 0"]).start();
+    let first = gateway.next_child();
+    first.expect("signal SIGTERM");
+    let second = gateway.next_child();
+    second.say("notify READY=1");
+    gateway.signal(Signal::Term);
+    assert_eq!(gateway.wait(), 0);
+    assert_eq!(gateway.why()[0]["kind"], "crash");
+}
+
+#[test]
+fn the_wait_after_a_failure_is_told_and_begins_anew_after_a_long_life() {
+    let config = "[backoff]\ninitial = '1h'\nmax = '1h'\nreset_after = '0s'";
+    let mut gateway = Rig::new().config(config).start();
+    gateway.next_child().say("exit 3");
+    let waiting = gateway.until(|status| status.state == "backoff");
+    assert!(waiting.next_ms.is_some_and(|ms| ms > 3_000_000), "{waiting:?}");
+    assert_eq!((waiting.pid, waiting.crashes), (None, 1));
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_127_at_once() {
+    for command in ["/nowhere/gateway", "no-such-gateway-anywhere"] {
+        let mut gateway = Rig::new().command([command, "--token", "hunter2"]).start();
+        assert_eq!(gateway.wait(), 127);
+        let line = gateway.expect_log(command);
+        assert!(!line.contains("hunter2"), "{line}");
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_126_at_once() {
+    let rig = Rig::new();
+    let file = rig.path("gateway");
+    std::fs::write(&file, "not a program").unwrap();
+    for path in [file, rig.path("")] {
+        let mut gateway = rig.clone().command([&path]).start();
+        assert_eq!(gateway.wait(), 126, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_script_whose_interpreter_is_missing_is_127() {
+    use std::os::unix::fs::PermissionsExt;
+    let rig = Rig::new();
+    let script = rig.path("gateway");
+    std::fs::write(&script, "#!/nowhere/interpreter\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(rig.command([script]).start().wait(), 127);
+}
+
+#[test]
+fn a_command_that_is_missing_later_is_awaited_with_backoff() {
+    let rig = Rig::new().config("[backoff]\nstep = '1ms'\nmax = '2ms'\n[limit]\nburst = 1000000");
+    let program = rig.path("gateway");
+    std::fs::copy(probe(), &program).unwrap();
+    let argv = [program.as_os_str()].into_iter().chain(OBEDIENT.iter().map(AsRef::as_ref));
+    let mut gateway = rig.command(argv).start();
+    let child = gateway.next_child();
+    std::fs::remove_file(&program).unwrap();
+    child.say("exit 3");
+    let failed = gateway.until(|status| status.generation > 3);
+    assert_eq!(failed.pid, None);
+    // Renamed into place: it is never there by half.
+    let update = gateway.rig().path("update");
+    std::fs::copy(probe(), &update).unwrap();
+    std::fs::rename(&update, &program).unwrap();
+    assert!(gateway.next_child().generation() > 3);
+    assert_eq!(gateway.stop(), 0);
+}
+
+/// Without a descriptor to spare, the way to the child cannot be opened.
+#[test]
+fn a_spawn_that_fails_for_want_of_descriptors_is_tried_again_and_never_the_end() {
+    let mut gateway = Rig::new().config(IMPATIENT).child(OBEDIENT).start();
+    let child = gateway.next_child();
+    gateway.until(|status| status.state == "ready");
+    let before = limit_of(&gateway, Resource::Nofile, Some(0));
+    child.signal(Signal::Kill);
+    gateway.expect_log("resources");
+    limit_of(&gateway, Resource::Nofile, before);
+    assert!(gateway.next_child().generation() > 1);
+    assert_eq!(gateway.stop(), 0);
+}
+
+/// The kernel's own EAGAIN: its user may have no further process. Root may always have one, so
+/// that a root's test runs the supervisor as somebody else.
+#[test]
+fn a_spawn_that_fails_with_eagain_is_tried_again_and_never_the_end() {
+    let mut rig = Rig::new().config(IMPATIENT).child(OBEDIENT);
+    if rustix::process::getuid().is_root() {
+        rig = rig.user(NOBODY_ELSE);
+    }
+    let mut gateway = rig.start();
+    let child = gateway.next_child();
+    gateway.until(|status| status.state == "ready");
+    let before = limit_of(&gateway, Resource::Nproc, Some(0));
+    child.signal(Signal::Kill);
+    gateway.expect_log("resources");
+    limit_of(&gateway, Resource::Nproc, before);
+    assert!(gateway.next_child().generation() > 1);
+    assert_eq!(gateway.stop(), 0);
+}
+
+const IMPATIENT: &str =
+    "[backoff]\nstep = '1ms'\nmax = '5ms'\n[limit]\nburst = 1\nthen = 'park'\ninterval = '1ms'";
+
+/// A user that nobody is.
+const NOBODY_ELSE: u32 = 64_123;
+
+/// Sets the supervisor's soft limit, and returns what it was.
+fn limit_of(gateway: &Supervisor, resource: Resource, current: Option<u64>) -> Option<u64> {
+    let pid = Pid::from_raw(gateway.pid().cast_signed());
+    let hard = getrlimit(resource).maximum;
+    prlimit(pid, resource, Rlimit { current, maximum: hard }).unwrap().current
+}
+
+#[test]
+fn a_program_that_replaces_itself_by_exec_has_not_died() {
+    let rig = Rig::new().child(["on TERM exit 0", "notify READY=1"]);
+    let mut gateway = rig.start();
+    let before = gateway.next_child();
+    before.say("exec on TERM exit 0 ; on USR1 exit 75");
+    let after = gateway.next_child();
+    assert_eq!(after.pid(), before.pid());
+    assert_eq!(after.generation(), 1);
+    let status = gateway.status();
+    assert_eq!((status.generation, status.crashes, status.pid), (1, 0, Some(after.pid())));
+    gateway.signal(Signal::Usr1);
+    assert_eq!(gateway.next_child().generation(), 2, "its new handlers are the ones that count");
+    assert_eq!(gateway.stop(), 0);
+}
