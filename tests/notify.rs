@@ -1,4 +1,5 @@
 //! Readiness and the notify protocol, to both sides.
+#![allow(clippy::disallowed_methods, reason = "process tests touch the world")]
 
 mod support;
 
@@ -179,13 +180,15 @@ fn garbage_in_a_datagram_does_not_cost_its_good_lines() {
 
 #[test]
 fn real_progress_of_a_drain_is_passed_on_as_more_time_and_standing_still_is_not() {
-    let mut gateway = Rig::new().config(NOTIFY).managed().child(["handle TERM", "notify READY=1"]).start();
+    let mut gateway =
+        Rig::new().config(NOTIFY).managed().child(["handle TERM", "notify READY=1"]).start();
     let child = gateway.next_child();
     gateway.manager().expect("READY=1");
     gateway.signal(Signal::Term);
     child.expect("signal SIGTERM");
     gateway.manager().expect("STOPPING=1");
-    let left = |n: u32| format!(r#"notify X_LOCKKEEPER_DRAIN={{"phase":"runs","left":{{"run":{n}}}}}"#);
+    let left =
+        |n: u32| format!(r#"notify X_LOCKKEEPER_DRAIN={{"phase":"runs","left":{{"run":{n}}}}}"#);
     child.perform(&left(3));
     child.perform(&left(2));
     gateway.manager().expect("EXTEND_TIMEOUT_USEC=");

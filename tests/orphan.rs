@@ -1,4 +1,5 @@
 //! What a child leaves behind does not outlive its generation, wherever it went.
+#![allow(clippy::disallowed_methods, reason = "process tests touch the world")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! A restart: who may ask, what the child is told, and that n requests are one.
+#![allow(clippy::disallowed_methods, reason = "process tests touch the world")]
 
 mod support;
 
@@ -355,8 +356,7 @@ fn the_child_may_ask_for_its_own_restart_and_is_answered() {
     let rig = Rig::new().child(["handle USR1", "on TERM exit 0", "notify READY=1"]);
     let mut gateway = rig.start();
     let child = gateway.next_child();
-    let line =
-        child.perform(r#"ask {"v":1,"id":"a","verb":"restart","reason":"config changed"}"#);
+    let line = child.perform(r#"ask {"v":1,"id":"a","verb":"restart","reason":"config changed"}"#);
     let answer = Response::parse(line.as_bytes()).unwrap();
     assert_eq!(answer.id, "a");
     assert!(matches!(answer.body, Body::Answer(Answer::Scheduled { .. })), "{line}");

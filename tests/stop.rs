@@ -1,4 +1,5 @@
 //! How the supervisor stops, and with which code.
+#![allow(clippy::disallowed_methods, reason = "process tests touch the world")]
 
 mod support;
 

@@ -161,7 +161,12 @@ impl Guests {
     fn register(&self, peer: Peer) {
         let of = |name: &str| peer.hello.env.get(name).cloned().unwrap_or_default();
         let guest = Guest {
-            name: format!("{} {} of generation {}", peer.hello.role, peer.pid(), of(names::GENERATION)),
+            name: format!(
+                "{} {} of generation {}",
+                peer.hello.role,
+                peer.pid(),
+                of(names::GENERATION)
+            ),
             owner: of(OWNER),
             generation: of(names::GENERATION),
             is_child: peer.hello.role == "child",

@@ -13,8 +13,17 @@
 //! whole transcript at the end. What holds in every test is watched by the Rig itself: when a
 //! child says hello, no process of an earlier generation may live, and when a supervisor has
 //! ended, none of its tree may.
-#![allow(dead_code, unreachable_pub, reason = "each test file is a crate that uses its own part")]
-#![allow(clippy::disallowed_methods, reason = "process tests start processes and read files")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "each test file is a crate that uses its own part"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "process tests start processes, and print what happened when they fail"
+)]
 
 mod cli;
 mod home;

@@ -1,12 +1,6 @@
 //! One process life of a probe, seen from the Rig.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    io::Write,
-    os::unix::net::UnixStream,
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::BTreeMap, io::Write, os::unix::net::UnixStream, sync::Arc};
 
 use lockkeeper::protocol::{env as names, signal::Signal};
 use serde::Deserialize;
