@@ -22,7 +22,7 @@ struct Client(BufReader<UnixStream>);
 
 impl Client {
     fn of(child: &Peer) -> Self {
-        let socket = UnixStream::connect(&child.hello.env[names::CONTROL]).unwrap();
+        let socket = UnixStream::connect(&child.hello.env[names::CONTROL]).expect("it listens");
         Self(BufReader::new(socket))
     }
 

@@ -247,7 +247,8 @@ const NOBODY_ELSE: u32 = 64_123;
 fn limit_of(gateway: &Supervisor, resource: Resource, current: Option<u64>) -> Option<u64> {
     let pid = Pid::from_raw(gateway.pid().cast_signed());
     let hard = getrlimit(resource).maximum;
-    prlimit(pid, resource, Rlimit { current, maximum: hard }).unwrap().current
+    let before = prlimit(pid, resource, Rlimit { current, maximum: hard });
+    before.expect("it may be lowered and raised again").current
 }
 
 #[test]

@@ -15,7 +15,7 @@ const CONFIG: &str = "[stop]\nkill_after = '100ms'\n[restart]\ncooldown = '0s'\n
 fn orphan_of(gateway: &Supervisor, child: &Peer) -> (Peer, u16) {
     child.perform("orphan helper handle TERM ; handle HUP ; handle INT ; listen 0");
     let orphan = gateway.next_peer("helper");
-    let port = orphan.done("listen 0").parse().unwrap();
+    let port = orphan.done("listen 0").parse().expect("a port");
     assert_ne!(orphan.hello.group, child.hello.group);
     assert!(TcpListener::bind(("127.0.0.1", port)).is_err(), "it holds its port");
     (orphan, port)
@@ -127,7 +127,7 @@ fn the_child_leads_a_group_of_its_own() {
 
 /// How many ended children this process has not waited for.
 fn zombies_of(parent: u32) -> usize {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let processes = std::fs::read_dir("/proc").expect("a /proc").flatten();
     let stats = processes.filter_map(|p| std::fs::read_to_string(p.path().join("stat")).ok());
     let zombie = format!("Z {parent} ");
     stats.filter(|s| s.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(&zombie))).count()
