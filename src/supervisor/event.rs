@@ -173,6 +173,23 @@ pub enum Judgement {
     Unavailable,
 }
 
+impl Judgement {
+    /// Reads a judge's answer: a JSON object whose `status` is `accepted`, `none` or `rejected`, as
+    /// OpenClaw's `restart-handoff consume --json` prints it.
+    pub fn of_answer(stdout: &str) -> Self {
+        #[derive(Deserialize)]
+        struct Answer {
+            status: String,
+        }
+        match serde_json::from_str::<Answer>(stdout).as_ref().map(|a| a.status.as_str()) {
+            Ok("accepted") => Self::Restart,
+            // Rejected: of another process, or too old. It does not speak for this exit.
+            Ok("none" | "rejected") => Self::Stop,
+            Ok(_) | Err(_) => Self::Unavailable,
+        }
+    }
+}
+
 /// What the driver must do now, in this order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Action {
@@ -328,4 +345,23 @@ pub enum Then {
     Recover,
     /// The supervisor leaves or parks with this code.
     Leave(u8),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_judges_answer_is_its_status_and_nothing_else() {
+        for (answer, judgement) in [
+            (r#"{"ok": true, "status": "accepted"}"#, Judgement::Restart),
+            ("{\n  \"status\": \"none\",\n  \"reason\": \"missing\"\n}\n", Judgement::Stop),
+            (r#"{"status":"rejected","reason":"expired"}"#, Judgement::Stop),
+            (r#"{"ok":false,"reason":"store-unavailable"}"#, Judgement::Unavailable),
+            ("accepted", Judgement::Unavailable),
+            ("", Judgement::Unavailable),
+        ] {
+            assert_eq!(Judgement::of_answer(answer), judgement, "{answer}");
+        }
+    }
 }
