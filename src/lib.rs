@@ -1,5 +1,9 @@
 //! A process supervisor for long-lived message gateways.
 
+#[cfg(feature = "supervisor")]
+pub mod cli;
+#[cfg(feature = "supervisor")]
+pub mod config;
 pub mod protocol;
 pub mod restart;
 #[cfg(feature = "supervisor")]

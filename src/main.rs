@@ -1,13 +1,15 @@
-//! `lockkeeper`: so far only the hidden subcommand under which it is a staged successor.
+//! `lockkeeper`: see the README, or `lockkeeper --help`.
+#![allow(clippy::disallowed_methods)]
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use lockkeeper::{protocol::exit, sys::stage};
+use lockkeeper::{cli, sys::stage};
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|name| name == stage::SUBCOMMAND) {
-        return stage::stage_main(&arguments.collect::<Vec<_>>()).into();
+    let mut argv: Vec<_> = env::args_os().collect();
+    // A staged successor: nothing may be opened, parsed or started before it becomes the command.
+    if argv.get(1).is_some_and(|word| word == stage::SUBCOMMAND) {
+        return ExitCode::from(stage::stage_main(&argv.split_off(2)));
     }
-    exit::USAGE.into()
+    ExitCode::from(cli::main(argv))
 }

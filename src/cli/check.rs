@@ -1,7 +1,5 @@
 //! `lockkeeper check`
 
-use std::path::PathBuf;
-
 use clap::Args;
 
 use crate::{config, protocol::exit};

@@ -104,7 +104,10 @@ pub(super) fn ask(place: &Place, verb: Verb) -> Result<Answer, ClientError> {
 
 /// An answer that does not fit its request: the two programs are of different versions.
 pub(super) fn unexpected(answer: &Answer) -> u8 {
-    fail(exit::FAILURE, format!("the supervisor gave an answer that this version cannot read: {answer:?}"))
+    fail(
+        exit::FAILURE,
+        format!("the supervisor gave an answer that this version cannot read: {answer:?}"),
+    )
 }
 
 /// One line of progress.

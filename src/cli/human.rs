@@ -30,7 +30,11 @@ pub(super) fn bytes(n: u64) -> String {
         size /= 1024.0;
         unit += 1;
     }
-    if size < 10.0 { format!("{size:.1} {}", UNITS[unit]) } else { format!("{size:.0} {}", UNITS[unit]) }
+    if size < 10.0 {
+        format!("{size:.1} {}", UNITS[unit])
+    } else {
+        format!("{size:.0} {}", UNITS[unit])
+    }
 }
 
 /// `10:41:03` today, `2026-11-20 10:41:03` before.
@@ -78,8 +82,7 @@ mod tests {
             .into_iter()
             .map(millis)
             .collect();
-        let expected =
-            ["0.0 s", "0.1 s", "13.9 s", "1 min 5 s", "31 min", "2 h 14 min", "3 d 4 h"];
+        let expected = ["0.0 s", "0.1 s", "13.9 s", "1 min 5 s", "31 min", "2 h 14 min", "3 d 4 h"];
         assert_eq!(said, expected);
     }
 

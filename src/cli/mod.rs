@@ -19,11 +19,12 @@ use std::{
     ffi::OsString,
     io::{self, Write},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::protocol::exit;
+use crate::{config::units::Timespan, protocol::exit};
 
 /// Supervises one long-lived gateway: holds its lock, restarts it with a fresh PID, loses nothing.
 #[derive(Debug, Parser)]
@@ -91,6 +92,11 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> u8 {
         Verb::Stop(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),
     }
+}
+
+/// A duration on the command line: `30s`, `10m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<Timespan>().map(Timespan::duration).map_err(|error| error.to_string())
 }
 
 /// Writes to stdout. A reader that has gone is no failure of ours.

@@ -6,14 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::protocol::env as names;
+use crate::{protocol::env as names, supervisor::driver::CONTROL_SOCKET};
 
 use super::Place;
-
-/// File name of the control socket.
-pub(super) const CONTROL_SOCKET: &str = "control.sock";
-/// File name of the notify socket.
-pub(super) const NOTIFY_SOCKET: &str = "notify.sock";
 
 impl Place {
     /// The state folder, always as an absolute path: the child may have another working folder.

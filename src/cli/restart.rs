@@ -2,15 +2,12 @@
 
 use clap::Args;
 
-use crate::{
-    config::units,
-    protocol::{
-        control::{Answer, Body, Mode, Refusal, Verb, Verdict, millis},
-        exit,
-    },
+use crate::protocol::{
+    control::{Answer, Body, Mode, Refusal, Verb, Verdict, millis},
+    exit,
 };
 
-use super::{Place, client, fail, human, say};
+use super::{Place, client, duration, fail, human, say};
 
 /// Asks for a restart: the gateway drains, exits, and comes back with a fresh PID.
 ///
@@ -37,7 +34,7 @@ pub(super) struct Restart {
     #[arg(long)]
     in_process: bool,
     /// Not before this time has passed, for example 30s or 10m.
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     delay: Option<std::time::Duration>,
 }
 
@@ -84,7 +81,9 @@ fn told(verdict: Verdict) -> u8 {
             exit::OK
         }
         Verdict::Respawned { generation, cut: true } => {
-            say(&format!("done: generation {generation} is ready, work was cut (lockkeeper why)\n"));
+            say(&format!(
+                "done: generation {generation} is ready, work was cut (lockkeeper why)\n"
+            ));
             exit::OK
         }
         Verdict::InProcess { generation } => {

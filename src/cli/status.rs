@@ -48,7 +48,7 @@ impl Status {
             Ok(dir) => dir,
             Err(error) => return fail(exit::USAGE, error),
         };
-        let history = History::fold(ledger_file::read_lines(&dir).unwrap_or_default());
+        let history = History::fold(ledger_file::read_lines(&dir).unwrap_or_default().lines);
         let last = history.incidents.values().next_back();
         if self.json {
             let told = serde_json::json!({
@@ -105,7 +105,9 @@ fn ended(name: &str, history: &History, last: Option<&Incident>) -> String {
         return format!("{name}   not running; nothing is known of an earlier run\n");
     };
     let end = match run.left {
-        Some((at, code)) => format!("the supervisor left at {} with code {code}", human::wall(at, now)),
+        Some((at, code)) => {
+            format!("the supervisor left at {} with code {code}", human::wall(at, now))
+        }
         None => "the supervisor did not leave by itself: it was killed, or the machine went down"
             .to_owned(),
     };

@@ -19,7 +19,9 @@ use super::{Place, fail, human, say};
 /// Tells every restart, crash and stop: who asked, why, what happened, how long it took. Reads the
 /// ledger, and needs no running supervisor.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  lockkeeper why\n  lockkeeper why r-0007\n  lockkeeper why --json")]
+#[command(
+    after_help = "Examples:\n  lockkeeper why\n  lockkeeper why r-0007\n  lockkeeper why --json"
+)]
 pub(super) struct Why {
     #[command(flatten)]
     place: Place,
@@ -41,7 +43,7 @@ impl Why {
             Err(error) => return fail(exit::USAGE, error),
         };
         let history = match ledger_file::read_lines(&dir) {
-            Ok(lines) => History::fold(lines),
+            Ok(held) => History::fold(held.lines),
             Err(error) => {
                 return fail(exit::FAILURE, format!("ledger in {}: {error}", dir.display()));
             }
@@ -49,7 +51,10 @@ impl Why {
         let now = clock::wall_ms();
         if let Some(id) = self.id {
             let Some(incident) = history.incidents.get(&id) else {
-                return fail(exit::FAILURE, format!("{id} is not in the ledger; see: lockkeeper why"));
+                return fail(
+                    exit::FAILURE,
+                    format!("{id} is not in the ledger; see: lockkeeper why"),
+                );
             };
             if self.json {
                 say(&format!("{}\n", serde_json::to_string(incident).unwrap_or_default()));
@@ -105,14 +110,19 @@ fn result(incident: &Incident) -> String {
     let cut = if incident.was_cut() { "work was cut" } else { "nothing cut" };
     let followed = incident.ends.last().map(|end| match end.then {
         Then::Respawn => "respawned at once".to_owned(),
-        Then::Backoff(wait) => format!("backoff {}", human::millis(crate::protocol::control::millis(wait))),
+        Then::Backoff(wait) => {
+            format!("backoff {}", human::millis(crate::protocol::control::millis(wait)))
+        }
         Then::HalfOpen(_) => "start limit".to_owned(),
         Then::Judge => "judged".to_owned(),
         Then::Recover => "recovery".to_owned(),
         Then::Leave(code) => format!("left with code {code}"),
     });
     match (incident.kind, incident.verdict) {
-        (Kind::Restart | Kind::Stop, Some(Verdict::Respawned { .. } | Verdict::InProcess { .. })) => cut.to_owned(),
+        (
+            Kind::Restart | Kind::Stop,
+            Some(Verdict::Respawned { .. } | Verdict::InProcess { .. }),
+        ) => cut.to_owned(),
         (Kind::Stop, Some(Verdict::Stopped)) => cut.to_owned(),
         (_, Some(Verdict::Refused(refusal))) => format!("refused: {refusal}"),
         (_, Some(Verdict::Cancelled)) => "cancelled".to_owned(),

@@ -30,9 +30,9 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::{
-    config::Effective,
+    config::{self, Effective, driver::openclaw_probe, probe::Probe},
     protocol::{
-        control::{Phase, Verdict, shown_command},
+        control::{Phase, RestartId, Verdict, millis, shown_command},
         exit::{self, ChildExit},
         notify::DrainProgress,
     },
@@ -69,7 +69,7 @@ use super::{
     event::{Action, Event, Goal, Target},
     ledger::{Entry, History},
     machine::{State, Supervisor},
-    policy::{Respawn, ReadyVia},
+    policy::ReadyVia,
 };
 
 /// File name of the control socket, in the state folder.
@@ -205,10 +205,14 @@ struct Driver {
     grants: Grants,
     /// The restart that the machine is at, as it was asked for.
     asked: Option<Asked>,
+    /// The stop that was asked for first.
+    stop_id: Option<RestartId>,
     story: Story,
     processes: Processes,
     hooks: Hooks,
     environment: Environment,
+    /// What the config looks at in our environment.
+    config_environment: config::Environment,
     signals: Signals,
     notify: NotifySocket,
     control: ControlServer,
@@ -218,6 +222,9 @@ struct Driver {
     /// What the child last said of itself.
     says: Option<String>,
     drain: Option<DrainProgress>,
+    /// When somebody else's doing was last complained of, and how much was not told since.
+    complained: Option<Instant>,
+    unsaid: u64,
     reports: mpsc::Receiver<Report>,
     _lock: GatewayLock,
 }
@@ -250,12 +257,9 @@ impl Driver {
         );
         let now = clock::now();
         let environment = Environment::new(ours, settings);
-        let mut policy = settings.policy();
-        if environment.forbids_respawn() {
-            policy.restart.respawn = Respawn::InProcess;
-        }
+        let policy = settings.policy();
         let scheduler = Scheduler::new(SchedulerPolicy {
-            cooldown: settings.restart.cooldown.into(),
+            cooldown: settings.restart.cooldown.duration(),
             max_delay: MAX_DELAY,
             ..SchedulerPolicy::default()
         });
@@ -265,11 +269,7 @@ impl Driver {
         let command = shown_command(&settings.command);
         story.record(Entry::Started { pid: std::process::id(), command });
         let (reporter, reports) = mpsc::channel(64);
-        tracing::info!(
-            "gateway lock held ({}), pid {}",
-            state_dir.display(),
-            std::process::id()
-        );
+        tracing::info!("gateway lock held ({}), pid {}", state_dir.display(), std::process::id());
         for note in &effective.notes {
             tracing::info!("{note}");
         }
@@ -281,10 +281,12 @@ impl Driver {
             scheduler,
             grants,
             asked: None,
+            stop_id: None,
             story,
             processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),
             hooks: Hooks::new(reporter),
             environment,
+            config_environment: config::driver::environment(),
             signals,
             notify,
             control,
@@ -292,6 +294,8 @@ impl Driver {
             watchdog: period.map(|period| (now + period, period)),
             says: None,
             drain: None,
+            complained: None,
+            unsaid: 0,
             reports,
             effective,
             _lock: lock,
@@ -360,7 +364,7 @@ impl Driver {
             Action::Spawn { generation } => self.spawn(generation),
             Action::WatchReady { generation } => {
                 if let Some(probe) = self.probe() {
-                    self.processes.watch_ready(generation, probe, child::Watch::Start);
+                    self.processes.watch_ready(generation, &probe, child::Watch::Start);
                 }
             }
             Action::Inspect { generation } => {
@@ -384,7 +388,7 @@ impl Driver {
                         self.drain = None;
                         let grace = self.machine.poll_timeout().map(|at| at - now);
                         let grace = grace.unwrap_or_default();
-                        let grace_ms = crate::protocol::control::millis(grace);
+                        let grace_ms = millis(grace);
                         let pid = leader.unwrap_or_default();
                         self.story.phase(now, "drain", Phase::Draining { pid, grace_ms });
                         tracing::info!(
@@ -409,7 +413,7 @@ impl Driver {
                     && let Some(probe) = self.probe()
                 {
                     let generation = self.machine.generation();
-                    self.processes.watch_ready(generation, probe, child::Watch::Restart);
+                    self.processes.watch_ready(generation, &probe, child::Watch::Restart);
                 }
             }
             Action::Sweep { generation, signal } => {
@@ -428,12 +432,14 @@ impl Driver {
                     seconds(after),
                     self.probe().map(|probe| format!(" ({probe})")).unwrap_or_default()
                 );
-                let after_ms = crate::protocol::control::millis(after);
+                let after_ms = millis(after);
                 self.story.record(Entry::Ready { generation, after_ms });
                 self.story.recovered(now, generation);
                 let status = format!("generation {generation} ready, pid {pid}");
                 if first {
-                    self.upstream.ready(&status);
+                    if !self.upstream.ready(&status) {
+                        tracing::warn!("the service manager does not read: READY=1 was dropped");
+                    }
                 } else {
                     self.upstream.status(&status);
                 }
@@ -472,6 +478,9 @@ impl Driver {
     }
 
     fn on_started(&mut self, generation: u64) {
+        if !self.processes.announce() {
+            return;
+        }
         let now = clock::now();
         self.machine.handle_event(now, Event::Spawned { generation });
         let pid = self.processes.leader_pid().unwrap_or_default();
@@ -505,7 +514,10 @@ impl Driver {
             Ok(stage) => self.processes.keep_stage(generation, stage),
             Err(error) => {
                 let why = std::error::Error::source(&error).map(|s| format!(" ({s})"));
-                tracing::error!("the successor cannot be prepared: {error}{}", why.unwrap_or_default());
+                tracing::error!(
+                    "the successor cannot be prepared: {error}{}",
+                    why.unwrap_or_default()
+                );
                 self.processes.drop_stage();
             }
         }
@@ -549,14 +561,16 @@ impl Driver {
                 reaper::Peek::NoneDead | reaper::Peek::NoChildren => break,
             };
             let generation = self.machine.generation();
-            if let Some(hook) = self.hooks.take(pid) {
-                hook.ended(reaper::reap(pid).exit);
+            if let Some(hook) = self.hooks.find(pid) {
+                hook.ended(self.processes.reap_other(pid));
             } else if let Some(end) = self.processes.reap(pid) {
-                let child::LeaderEnd { exit, ran } = end;
+                // One that died before we heard that it runs: it did run.
+                if !end.announced {
+                    self.on_started(generation);
+                }
+                let child::LeaderEnd { exit, ran, .. } = end;
                 let boot = clock::boot_now();
                 let event = Event::LeaderExited { generation, exit, ran, boot };
-                // A process that died before we heard that it runs: it did run.
-                self.machine.handle_event(clock::now(), Event::Spawned { generation });
                 self.machine.handle_event(clock::now(), event);
             } else {
                 self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
@@ -582,10 +596,10 @@ impl Driver {
 
     /// How the child's port tells that it is ready, with what is known at this moment: a config
     /// edit may have moved the port.
-    fn probe(&self) -> Option<crate::config::probe::Probe> {
+    fn probe(&self) -> Option<Probe> {
         let settings = &self.effective.settings;
         match settings.policy().ready.via {
-            ReadyVia::Probe => crate::config::driver::current_probe(&self.effective),
+            ReadyVia::Probe => openclaw_probe(&self.effective, &self.config_environment),
             ReadyVia::Auto | ReadyVia::Notify | ReadyVia::Spawned => None,
         }
     }
@@ -603,12 +617,7 @@ impl Driver {
     }
 
     /// A verdict without a process: the scheduler's slot is free again.
-    fn refused_or_done(
-        &mut self,
-        now: Instant,
-        id: crate::protocol::control::RestartId,
-        verdict: Verdict,
-    ) {
+    fn refused_or_done(&mut self, now: Instant, id: RestartId, verdict: Verdict) {
         match verdict {
             Verdict::Refused(_) | Verdict::Cancelled => self.release_refused(now, id),
             Verdict::Respawned { .. }

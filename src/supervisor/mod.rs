@@ -3,6 +3,7 @@
 //! [`machine`] decides, from facts and the time; `driver.rs` carries out and reports back. The
 //! picture of the states is in [`machine`].
 
+pub mod driver;
 pub mod event;
 pub mod ledger;
 mod limit;

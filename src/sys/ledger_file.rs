@@ -180,7 +180,10 @@ mod tests {
         fs::write(folder.path().join(NAME), b"{\"id\":1}\n{\"id\":").unwrap();
         ledger.append(r#"{"id":3}"#).unwrap();
         let held = read_lines(folder.path()).unwrap();
-        assert_eq!(held, Lines { lines: vec![r#"{"id":1}"#.into(), r#"{"id":3}"#.into()], skipped: 1 });
+        assert_eq!(
+            held,
+            Lines { lines: vec![r#"{"id":1}"#.into(), r#"{"id":3}"#.into()], skipped: 1 }
+        );
     }
 
     #[test]
@@ -225,7 +228,14 @@ mod tests {
     #[test]
     fn a_device_or_a_pipe_is_refused_without_waiting() {
         let (folder, mut ledger) = small(MAX_BYTES);
-        rustix::fs::mknodat(rustix::fs::CWD, folder.path().join(NAME), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            folder.path().join(NAME),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
         assert!(ledger.append("1").is_err());
         assert!(read_lines(folder.path()).is_err());
     }

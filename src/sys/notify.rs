@@ -29,8 +29,7 @@ use crate::protocol::notify::{MAX_DATAGRAM, Notification};
 /// cut off, and a sender could make us lose the credentials.
 const MAX_DESCRIPTORS: usize = 253;
 #[cfg(target_os = "linux")]
-const CONTROL_SPACE: usize =
-    rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS), ScmCredentials(1));
+const CONTROL_SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS), ScmCredentials(1));
 #[cfg(not(target_os = "linux"))]
 const CONTROL_SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 

@@ -7,7 +7,6 @@
 
 use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus};
 
-use super::process::Child;
 use crate::protocol::exit::ChildExit;
 
 /// What [`peek`] found.
@@ -50,17 +49,8 @@ pub fn peek(known: &[u32]) -> Peek {
     return peek_known(known);
 }
 
-/// Reaps a child that [`peek`] named. Never blocks.
-pub fn reap_child(child: Child) -> Reaped {
-    reap(child.pid())
-}
-
-/// Reaps a process that [`peek`] named and that this process did not start. Never blocks.
-pub fn reap_orphan(pid: u32) -> ChildExit {
-    reap(pid).exit
-}
-
-fn reap(pid: u32) -> Reaped {
+/// Reaps a process that [`peek`] named. Never blocks. From here on its number may be another's.
+pub fn reap(pid: u32) -> Reaped {
     match wait4::try_wait4_pid(pid) {
         Ok(Some(used)) => Reaped {
             exit: exit_of(used.status),

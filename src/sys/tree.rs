@@ -19,6 +19,7 @@ use std::{
     path::Path,
 };
 
+use super::process::ProcessId;
 use crate::protocol::signal::Signal;
 
 #[cfg(target_os = "linux")]
@@ -30,15 +31,6 @@ mod table;
 
 /// Whether this system tells descent, start times and the owners of ports at all.
 pub const IS_KNOWN: bool = cfg!(target_os = "linux");
-
-/// One process over all time (of one boot).
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct ProcessId {
-    /// Its number, which another process may get later.
-    pub pid: u32,
-    /// When it started, in clock ticks since boot.
-    pub start_time: u64,
-}
 
 /// One process, as it was when the table was read.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -132,6 +124,21 @@ pub fn direct_children(pid: u32) -> Vec<Member> {
 /// When `pid` started, in clock ticks since boot; `None` if there is no such process.
 pub fn start_time(pid: u32) -> Option<u64> {
     table::one(pid).map(|m| m.id.start_time)
+}
+
+/// Whether there is a process of this number, a zombie among them.
+pub fn exists(pid: u32) -> bool {
+    table::one(pid).is_some()
+}
+
+/// Whether the process of this number has ended, or there is none.
+pub fn is_dead(pid: u32) -> bool {
+    table::one(pid).is_none_or(|member| member.is_dead())
+}
+
+/// The parent of `pid`.
+pub fn parent(pid: u32) -> Option<u32> {
+    table::one(pid).map(|member| member.ppid)
 }
 
 /// The arguments of `pid`, the program first. `None` if it has gone, is a zombie, or is not to be

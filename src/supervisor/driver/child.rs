@@ -84,6 +84,8 @@ pub(super) enum Started {
 pub(super) struct LeaderEnd {
     pub(super) exit: ChildExit,
     pub(super) ran: Duration,
+    /// It had been told that it runs.
+    pub(super) announced: bool,
 }
 
 /// What a probe is to look for.
@@ -254,19 +256,22 @@ impl Processes {
     }
 
     /// Looks for readiness by the child's port.
-    pub(super) fn watch_ready(&mut self, generation: u64, probe: Probe, watch: Watch) {
+    pub(super) fn watch_ready(&mut self, generation: u64, port: &Probe, watch: Watch) {
         self.stop_watching();
+        let target = probe::Target::from(port);
         let (own, left_out) = (self.own, self.left_out.clone());
-        let members = move || {
-            tree::members(own, &left_out).iter().map(|m| m.id.pid).collect::<Vec<_>>()
-        };
+        let members =
+            move || tree::members(own, &left_out).iter().map(|m| m.id.pid).collect::<Vec<_>>();
         let reporter = self.reporter.clone();
         let task = tokio::spawn(async move {
             if let Watch::Restart = watch {
-                probe::until_gone(&probe, &members).await;
+                probe::until_gone(&target, &members).await;
                 let _ = reporter.send(Report::Reloading { generation }).await;
             }
-            probe::until_ready(&probe, &members).await;
+            probe::until_ready(&target, &members, probe::FIRST_PAUSE, |why| {
+                tracing::debug!("generation {generation}: not ready: {why}");
+            })
+            .await;
             let _ = reporter.send(Report::Ready { generation }).await;
         });
         self.watch = Some(task.abort_handle());
@@ -367,14 +372,29 @@ impl Processes {
         let leader = self.leader.take_if(|leader| leader.id.pid == pid)?;
         if let Some(main) = leader.main.filter(|main| self.is_alive(*main)) {
             // A launcher that has done its part: the main process is ours to reap now.
-            tracing::info!("pid {pid} ended by {}; pid {} goes on as the child", reaped.exit, main.pid);
+            tracing::info!(
+                "pid {pid} ended by {}; pid {} goes on as the child",
+                reaped.exit,
+                main.pid
+            );
             self.leader = Some(Leader { id: main, main: None, ..leader });
             return None;
         }
         self.stop_watching();
         self.last_end = (pid, reaped.peak_rss_bytes);
         let ran = clock::boot_now().saturating_sub(leader.boot);
-        Some(LeaderEnd { exit: reaped.exit, ran })
+        Some(LeaderEnd { exit: reaped.exit, ran, announced: leader.announced })
+    }
+
+    /// Reaps a dead process that is no part of the tree.
+    pub(super) fn reap_other(&mut self, pid: u32) -> ChildExit {
+        self.left_out.retain(|other| *other != pid);
+        reaper::reap(pid).exit
+    }
+
+    /// Passes a signal on to the child.
+    pub(super) fn forward(&self, signal: Signal) {
+        self.signal(signal, Target::Leader);
     }
 
     fn is_alive(&self, id: ProcessId) -> bool {

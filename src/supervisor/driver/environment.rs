@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::Path};
 
 use crate::{
     config::settings::Settings,
-    protocol::env::{self, is_scrubbed, is_truthy},
+    protocol::env::{self, is_scrubbed},
 };
 
 /// Name and value, as the system has them.
@@ -30,28 +30,17 @@ pub(super) struct Given<'a> {
 
 impl Environment {
     pub(super) fn new(ours: impl IntoIterator<Item = Variable>, settings: &Settings) -> Self {
-        let is_removed = |name: &str| {
-            settings.env.remove.iter().any(|pattern| match pattern.strip_suffix('*') {
-                Some(prefix) => name.starts_with(prefix),
-                None => name == pattern,
-            })
-        };
         let stays = |(name, _): &Variable| {
             // A name that is not UTF-8 is none that we know.
             name.to_str().is_none_or(|name| {
-                !is_scrubbed(name) && !is_removed(name) && !settings.env.set.contains_key(name)
+                !is_scrubbed(name)
+                    && !settings.env.removes(name)
+                    && !settings.env.set.contains_key(name)
             })
         };
         let mut base: Vec<_> = ours.into_iter().filter(stays).collect();
         base.extend(settings.env.set.iter().map(|(k, v)| (k.into(), v.into())));
         Self { base }
-    }
-
-    /// Whether the child was told to stay in its process.
-    pub(super) fn forbids_respawn(&self) -> bool {
-        self.base.iter().any(|(name, value)| {
-            env::NO_RESPAWN.iter().any(|no| name == no) && value.to_str().is_some_and(is_truthy)
-        })
     }
 
     /// Complete, for one generation.
@@ -125,13 +114,12 @@ mod tests {
     }
 
     #[test]
-    fn a_truthy_wish_to_stay_in_process_is_seen_and_passed_on() {
+    fn a_wish_to_stay_in_process_is_passed_on_as_it_is() {
         let settings = Settings::default();
-        for (text, forbids) in [("1", true), (" Yes ", true), ("0", false), ("", false)] {
+        for text in ["1", " Yes ", "0", ""] {
             let ours = ours(&[("OPENCLAW_NO_RESPAWN", text)]);
-            let environment = Environment::new(ours, &settings);
-            assert_eq!(environment.forbids_respawn(), forbids, "{text:?}");
-            assert_eq!(value(&environment.of(given(1)), "OPENCLAW_NO_RESPAWN"), [text]);
+            let all = Environment::new(ours, &settings).of(given(1));
+            assert_eq!(value(&all, "OPENCLAW_NO_RESPAWN"), [text]);
         }
     }
 }

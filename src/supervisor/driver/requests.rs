@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use crate::{
     protocol::{
         control::{
-            Answer, Body, Mode, Requester, RequesterKind, RestartId, Status, Verb,
-            Verdict, millis, shown_command,
+            Answer, Body, Mode, Requester, RequesterKind, RestartId, Status, Verb, Verdict, millis,
+            shown_command,
         },
         notify::Notification,
         signal::Signal,
@@ -202,7 +202,7 @@ impl Driver {
     // --- the control socket ---
 
     pub(super) fn on_request(&mut self, incoming: Incoming) {
-        let Incoming { request, peer, reply } = incoming;
+        let Incoming { request, peer, mut reply } = incoming;
         let now = clock::now();
         match request.verb {
             Verb::Status => {
@@ -338,15 +338,15 @@ impl Driver {
         if let Some(main) = said.main_pid
             && !self.processes.set_main(main)
         {
-            self.complain(format_args!("MAINPID={main} was refused: it is not of the child's tree"));
+            self.complain(format_args!(
+                "MAINPID={main} was refused: it is not of the child's tree"
+            ));
         }
         if said.reloading {
             self.machine.handle_event(now, Event::ReloadingSeen { generation });
         }
-        let by_notify = matches!(
-            self.effective.settings.policy().ready.via,
-            ReadyVia::Auto | ReadyVia::Notify
-        );
+        let by_notify =
+            matches!(self.effective.settings.policy().ready.via, ReadyVia::Auto | ReadyVia::Notify);
         if said.ready && (by_notify || self.machine.state() == State::Draining(Goal::Reload)) {
             self.machine.handle_event(now, Event::ReadySeen { generation });
         }
@@ -411,4 +411,3 @@ fn sender(received: &Received) -> Requester {
         },
     }
 }
-

@@ -145,16 +145,16 @@ impl Story {
             open.end_phase(now);
             open.phase = Some((name, now));
         }
-        self.tell_all(Body::Event(phase));
+        self.tell_all(&Body::Event(phase));
     }
 
     /// The child told how far its drain is.
-    pub(super) fn progress(&self, drain: DrainProgress) {
-        self.tell_all(Body::Event(Phase::Progress(drain)));
+    pub(super) fn progress(&mut self, drain: DrainProgress) {
+        self.tell_all(&Body::Event(Phase::Progress(drain)));
     }
 
-    fn tell_all(&self, body: Body) {
-        for (_, reply) in &self.waiting {
+    fn tell_all(&mut self, body: &Body) {
+        for (_, reply) in &mut self.waiting {
             reply.send(body.clone());
         }
     }
@@ -183,7 +183,9 @@ impl Story {
         };
         let ran_for = seconds(ran);
         let next = told_then(then);
-        tracing::info!("{id}: generation {generation} ended by {exit} after {ran_for}{why}; {next}");
+        tracing::info!(
+            "{id}: generation {generation} ended by {exit} after {ran_for}{why}; {next}"
+        );
         let ran_ms = millis(ran);
         self.record(Entry::Ended {
             id,
@@ -234,10 +236,11 @@ impl Story {
             let Open { phases, joined, .. } = open;
             self.record(Entry::Verdict { id, verdict, took_ms: millis(took), phases, joined });
         }
-        let (told, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|w| w.0 == id);
+        let (told, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|w| w.0 == id);
         self.waiting = waiting;
         let told: Vec<(RestartId, Reply)> = told;
-        for (_, reply) in told {
+        for (_, mut reply) in told {
             reply.send(Body::Verdict(verdict));
         }
     }
@@ -296,7 +299,9 @@ fn told_then(then: Then) -> String {
 
 fn told_verdict(verdict: Verdict) -> String {
     match verdict {
-        Verdict::Respawned { generation, cut: false } => format!("generation {generation} is ready"),
+        Verdict::Respawned { generation, cut: false } => {
+            format!("generation {generation} is ready")
+        }
         Verdict::Respawned { generation, cut: true } => {
             format!("generation {generation} is ready, work was cut")
         }

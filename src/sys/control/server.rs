@@ -136,7 +136,8 @@ impl ControlServer {
         let mode = if group.is_some() { 0o660 } else { 0o600 };
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
         rustix::net::listen(&socket, BACKLOG).map_err(|e| failed(e.into()))?;
-        let listener = UnixListener::from_std(std_net::UnixListener::from(socket)).map_err(failed)?;
+        let listener =
+            UnixListener::from_std(std_net::UnixListener::from(socket)).map_err(failed)?;
 
         let (requests, incoming) = mpsc::channel(MAX_WAITING);
         let (open, closing) = watch::channel(());

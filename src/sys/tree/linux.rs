@@ -61,9 +61,8 @@ pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
 
 /// The sockets that listen on `port`: address and inode.
 pub(super) fn listeners(port: u16) -> Vec<(IpAddr, u64)> {
-    let listens = |entry: &TcpNetEntry| {
-        entry.state == TcpState::Listen && entry.local_address.port() == port
-    };
+    let listens =
+        |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.local_address.port() == port;
     // A system without IPv6 has no second table.
     [procfs::net::tcp(), procfs::net::tcp6()]
         .into_iter()

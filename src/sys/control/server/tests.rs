@@ -120,7 +120,8 @@ async fn a_waiting_client_gets_every_frame_and_the_next_request_waits_its_turn()
 async fn garbage_is_explained_and_a_good_request_still_counts() {
     let (_folder, path, server) = bound();
     let _driver = answering(server);
-    let lines = b"hello\n\xff\xfe\n\n{\"v\":9,\"id\":\"new\"}\n{\"v\":1,\"id\":\"q\",\"verb\":\"x\"}\n";
+    let lines =
+        b"hello\n\xff\xfe\n\n{\"v\":9,\"id\":\"new\"}\n{\"v\":1,\"id\":\"q\",\"verb\":\"x\"}\n";
     let good = status("good").to_line();
     let (from, mut to) = UnixStream::connect(&path).await.unwrap().into_split();
     to.write_all(&[lines, good.as_bytes()].concat()).await.unwrap();
