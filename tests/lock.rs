@@ -329,17 +329,3 @@ fn the_old_childs_tree_is_ended_with_it() {
     take_over(&rig);
     assert!(left.iter().all(|peer| !peer.is_alive()));
 }
-
-#[test]
-fn with_orphan_wait_the_old_child_is_waited_for_and_not_touched() {
-    let rig = Rig::new().config("[lock]\norphan = 'wait'");
-    let mut gateway = rig.clone().child(["handle TERM", "notify READY=1"]).start();
-    let child = gateway.next_child();
-    gateway.kill9();
-    let mut next = rig.clone().child(OBEDIENT).start();
-    next.until(|status| status.generation == 0);
-    assert_eq!((child.heard("signal"), rig.children()), (0, 1));
-    child.say("exit 0");
-    next.next_child();
-    assert_eq!(next.stop(), 0);
-}

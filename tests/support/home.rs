@@ -51,6 +51,8 @@ struct Book {
 struct Guest {
     name: String,
     owner: String,
+    /// The child's lock: which gateway it is.
+    gateway: String,
     generation: String,
     is_child: bool,
     process: Arc<Process>,
@@ -168,6 +170,7 @@ impl Guests {
                 of(names::GENERATION)
             ),
             owner: of(OWNER),
+            gateway: of(names::LOCK),
             generation: of(names::GENERATION),
             is_child: peer.hello.role == "child",
             process: Arc::clone(&peer.process),
@@ -183,6 +186,9 @@ impl Guests {
             book.violations.extend(overlap);
         }
         book.everyone.push(guest);
+        // It goes on only now, so that nothing it does comes before it is in the book; and it gets
+        // orders only after this.
+        peer.say("welcome");
         book.waiting.push(peer);
         self.changed.notify_all();
     }
@@ -196,7 +202,7 @@ impl Guest {
     fn may_not_live_beside(&self, child: &Self) -> bool {
         let same_life = self.owner == child.owner && self.generation == child.generation;
         let same_process = self.process.pid() == child.process.pid();
-        !same_process && (self.is_child || !same_life)
+        self.gateway == child.gateway && !same_process && (self.is_child || !same_life)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The child of the process tests: it does what the Rig says, and tells the Rig what happens.
 //!
 //! It connects to the Rig's socket (`PROBE_REPORT`) and opens with one line of JSON that tells who
-//! and in what surroundings it is. From then on each line from the Rig is an order, and each order
+//! and in what surroundings it is, and goes on when the Rig has answered: so whatever it does next,
+//! the Rig already knows it. From then on each line from the Rig is an order, and each order
 //! is answered by `done ORDER: RESULT`; a signal that arrives is told as `signal NAME from=PID`.
 //! The end of the process is the end of the connection, which the kernel sees to. If the Rig goes,
 //! so does the probe: nothing can be left over by a test that was killed.
@@ -64,8 +65,6 @@ const MAX_FDS: usize = 253;
 type Outcome = Result<String, Box<dyn std::error::Error>>;
 
 fn main() {
-    // First, before this program opens anything itself.
-    let surroundings = surroundings();
     let mut role = "child".to_owned();
     let mut orders = Vec::new();
     let mut args = env::args().skip(1);
@@ -81,7 +80,9 @@ fn main() {
             orders.push(arg);
         }
     }
-    Probe::start(orders, &role, surroundings).obey_the_rig();
+    // Before this program opens anything itself.
+    let surroundings = surroundings();
+    Probe::start(orders, &role, surroundings);
 }
 
 struct Probe {
@@ -98,9 +99,11 @@ struct Probe {
 }
 
 impl Probe {
-    fn start(orders: Vec<String>, role: &str, mut opening: Value) -> Arc<Self> {
+    fn start(orders: Vec<String>, role: &str, mut opening: Value) {
         let path = env::var("PROBE_REPORT").expect("PROBE_REPORT names the Rig's socket");
         let Ok(report) = UnixStream::connect(path) else { process::exit(RIG_IS_GONE) };
+        let rig = report.try_clone().expect("a descriptor for the reading side");
+        let mut rig = BufReader::new(rig).lines().map_while(Result::ok);
         let signals = SignalsInfo::<WithOrigin>::new([0; 0]).expect("an empty set is valid");
         let probe = Arc::new(Self {
             report: Mutex::new(report),
@@ -117,22 +120,11 @@ impl Probe {
         }
         opening["role"] = json!(role);
         probe.tell(&opening.to_string());
+        rig.next();
         // Not before the opening line, or else a signal could be told ahead of it.
         let listener = Arc::clone(&probe);
         thread::spawn(move || listener.await_signals(signals));
-        for order in &others {
-            probe.obey(order);
-        }
-        probe
-    }
-
-    fn obey_the_rig(&self) {
-        let connection = lock(&self.report).try_clone();
-        let connection = connection.expect("a descriptor for the reading side");
-        for order in BufReader::new(connection).lines() {
-            let Ok(order) = order else { break };
-            self.obey(&order);
-        }
+        others.into_iter().chain(rig).for_each(|order| probe.obey(&order));
         process::exit(RIG_IS_GONE);
     }
 

@@ -4,6 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io::{BufRead, BufReader},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::PathBuf,
     process::{Command, Stdio},
     sync::{
@@ -117,6 +118,10 @@ impl Rig {
         let program = self.path("lockkeeper");
         fs::copy(LOCKKEEPER, &program).expect("a copy of the supervisor");
         std::os::unix::fs::chown(self.path(""), Some(uid), None).expect("only root may do this");
+        for socket in ["report", "manager"] {
+            let all = fs::Permissions::from_mode(0o666);
+            fs::set_permissions(self.path(socket), all).expect("it is ours");
+        }
         self.program = program;
         self.user = Some(uid);
         self
@@ -204,7 +209,7 @@ impl Rig {
         command.env("HOME", self.path("")).env("PROBE_REPORT", self.path("report"));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(uid) = self.user {
-            std::os::unix::process::CommandExt::uid(&mut command, uid);
+            command.uid(uid);
         }
         command
     }

@@ -80,6 +80,8 @@ impl Supervisor {
         self.process.gone();
         let alive = self.rig.home.alive(&self.owner);
         assert!(alive.is_empty(), "the supervisor has ended before {alive:?}");
+        // Its standard error is its children's too: whoever lives on would hold it open.
+        self.log.until_closed();
         self.child.wait().expect("it is our child").code().unwrap_or(-1)
     }
 
