@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::{config, protocol::exit};
 
-use super::{fail, say};
+use super::{Place, fail, say};
 
 /// Shows the effective settings, each with where it came from. Starts nothing and needs no
 /// supervisor. Exits 78 if `run` would refuse them.
@@ -13,6 +13,8 @@ use super::{fail, say};
   lockkeeper check --config lockkeeper.toml
   lockkeeper check --profile openclaw -- openclaw gateway run")]
 pub(super) struct Check {
+    #[command(flatten)]
+    place: Place,
     #[command(flatten)]
     settings: super::run::SettingsArgs,
     /// One JSON object: key, value, origin.
@@ -28,7 +30,12 @@ impl Check {
                 exit::OK
             }
             Ok(effective) => {
-                say(&effective.render());
+                // As a comment: what is printed is a file that `--config` takes.
+                let place = match self.place.state_dir() {
+                    Ok(dir) => format!("# state folder: {}\n", dir.display()),
+                    Err(error) => return fail(exit::USAGE, error),
+                };
+                say(&format!("{place}{}", effective.render()));
                 exit::OK
             }
             Err(error) => fail(exit::CONFIG, error),

@@ -16,6 +16,7 @@
 
 pub mod driver;
 pub mod error;
+pub mod handlers;
 pub mod layers;
 pub mod openclaw;
 pub mod probe;
@@ -24,6 +25,7 @@ pub mod render;
 pub mod rules;
 pub mod settings;
 pub mod units;
+mod values;
 
 use std::collections::BTreeMap;
 

@@ -115,7 +115,10 @@ impl Field {
         let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         match body.get(name) {
             Some(serde_json::Value::String(text)) => text == value,
-            Some(other) => other.to_string() == *value,
+            Some(other) => {
+                let written = other.to_string();
+                written == *value
+            }
             None => false,
         }
     }

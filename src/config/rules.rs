@@ -39,17 +39,17 @@ fn commands(settings: &Settings) -> Option<Violation> {
     ];
     commands.into_iter().find_map(|(key, words)| {
         if words.first().is_some_and(String::is_empty) {
-            return violation(&[key], "the program's name is empty");
+            return Some(violation(&[key], "the program's name is empty"));
         }
         let nul = words.iter().any(|word| word.contains('\0'));
-        nul.then(|| violation(&[key], "a word holds a NUL byte, which no program can be given"))?
+        nul.then(|| violation(&[key], "a word holds a NUL byte, which no program can be given"))
     })
 }
 
 fn ready(settings: &Settings) -> Option<Violation> {
     match settings.ready.status {
         100..=599 => None,
-        status => violation(&["ready.status"], format!("{status} is no HTTP status")),
+        status => Some(violation(&["ready.status"], format!("{status} is no HTTP status"))),
     }
 }
 
@@ -62,10 +62,10 @@ fn signals(settings: &Settings) -> Option<Violation> {
     // No program can handle these, and a restart signal that is not handled is never sent.
     let deaf = asks.into_iter().find(|(_, signal)| [Signal::Kill, Signal::Stop].contains(signal));
     if let Some((key, signal)) = deaf {
-        return violation(&[key], format!("no program can drain on {signal}; use SIGUSR1"));
+        return Some(violation(&[key], format!("no program can drain on {signal}; use SIGUSR1")));
     }
     (settings.stop.signal == Signal::Stop)
-        .then(|| violation(&["stop.signal"], "SIGSTOP freezes the child; use SIGTERM"))?
+        .then(|| violation(&["stop.signal"], "SIGSTOP freezes the child; use SIGTERM"))
 }
 
 fn durations(settings: &Settings) -> Option<Violation> {
@@ -80,7 +80,7 @@ fn durations(settings: &Settings) -> Option<Violation> {
         ("limit.retry", limit.retry),
     ];
     let zero = must_be_some.into_iter().find(|(_, span)| span.is_zero());
-    zero.and_then(|(key, _)| violation(&[key], "must be longer than 0s"))
+    zero.map(|(key, _)| violation(&[key], "must be longer than 0s"))
 }
 
 fn exit_codes(settings: &Settings) -> Option<Violation> {
@@ -92,11 +92,11 @@ fn exit_codes(settings: &Settings) -> Option<Violation> {
         for code in codes {
             match seen.iter().find(|(_, known)| known == code) {
                 Some((other, _)) if *other == key => {
-                    return violation(&[key], format!("{code} stands there twice"));
+                    return Some(violation(&[key], format!("{code} stands there twice")));
                 }
                 Some((other, _)) => {
                     let problem = format!("{code} stands in {other} too; a code has one meaning");
-                    return violation(&[key, other], problem);
+                    return Some(violation(&[key, other], problem));
                 }
                 None => seen.push((key, *code)),
             }
@@ -109,13 +109,13 @@ fn backoff(settings: &Settings) -> Option<Violation> {
     let Settings { backoff, limit, .. } = settings;
     if !(1.0..=1_000.0).contains(&backoff.factor) {
         let problem = format!("{} is not between 1 and 1000", backoff.factor);
-        return violation(&["backoff.factor"], problem);
+        return Some(violation(&["backoff.factor"], problem));
     }
     if backoff.initial > backoff.max {
         let problem = format!("{} is longer than backoff.max, {}", backoff.initial, backoff.max);
-        return violation(&["backoff.initial", "backoff.max"], problem);
+        return Some(violation(&["backoff.initial", "backoff.max"], problem));
     }
-    (limit.burst == 0).then(|| violation(&["limit.burst"], "must be at least 1"))?
+    (limit.burst == 0).then(|| violation(&["limit.burst"], "must be at least 1"))
 }
 
 fn environment(settings: &Settings) -> Option<Violation> {
@@ -123,13 +123,13 @@ fn environment(settings: &Settings) -> Option<Violation> {
     for (name, value) in &env.set {
         let key = format!("env.set.{name}");
         if name.is_empty() || name.contains('=') || name.contains(char::is_control) {
-            return violation(&[&key], "is no name that a variable can have");
+            return Some(violation(&[&key], "is no name that a variable can have"));
         }
         if value.contains('\0') {
-            return violation(&[&key], "holds a NUL byte, which no variable can");
+            return Some(violation(&[&key], "holds a NUL byte, which no variable can"));
         }
         if env::is_scrubbed(name) {
-            return violation(&[&key], "is lockkeeper's own to set");
+            return Some(violation(&[&key], "is lockkeeper's own to set"));
         }
     }
     let mut seen = BTreeSet::new();
@@ -138,23 +138,22 @@ fn environment(settings: &Settings) -> Option<Violation> {
         if pattern.is_empty() || name.contains(['=', '*']) {
             let problem =
                 format!("{pattern:?} is no name, and no prefix of names with one `*` at its end");
-            return violation(&["env.remove"], problem);
+            return Some(violation(&["env.remove"], problem));
         }
         if env.set.contains_key(pattern) {
             let key = format!("env.set.{pattern}");
-            return violation(&["env.remove", &key], format!("{pattern} is in env.set too"));
+            return Some(violation(&["env.remove", &key], format!("{pattern} is in env.set too")));
         }
         if !seen.insert(pattern) {
-            return violation(&["env.remove"], format!("{pattern} stands there twice"));
+            return Some(violation(&["env.remove"], format!("{pattern} stands there twice")));
         }
     }
     None
 }
 
-/// Always `Some`: so that a rule reads as one expression.
-fn violation(keys: &[&str], problem: impl Into<String>) -> Option<Violation> {
+fn violation(keys: &[&str], problem: impl Into<String>) -> Violation {
     let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-    Some(Violation { keys, problem: problem.into() })
+    Violation { keys, problem: problem.into() }
 }
 
 #[cfg(test)]

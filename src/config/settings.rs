@@ -3,16 +3,18 @@
 //! Numbers that the machine has a default for are not written again here: [`Settings::default`] is
 //! made of [`Policy::default`].
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{
         Environment,
+        handlers::HandlersBy,
         probe::{Field, Probe, Via},
         profile::ProfileName,
         units::Timespan,
+        values::{codes, number, words},
     },
     protocol::signal::Signal,
     supervisor::policy::{self, LimitThen, Policy, ReadyVia},
@@ -29,6 +31,7 @@ pub const DOCS: &[(&str, &str)] = &[
     ("ready.timeout", "a child that is not ready by then is ended and has failed"),
     ("ready.status", "http: the status of a ready child's answer"),
     ("ready.field", "http: `NAME=VALUE`, a field at the top of the JSON body that must equal this"),
+    ("ready.handlers", "what shows that a starting child can take signals: `auto` (a handler for the signal), the name of another signal that it handles then, or `ready`"),
     ("stop.signal", "the first signal of a stop"),
     ("stop.grace", "from the first signal to SIGTERM to the child's group"),
     ("stop.kill_after", "from SIGTERM to the group to SIGKILL to the tree"),
@@ -105,6 +108,8 @@ pub struct Ready {
     pub status: u16,
     /// What the body of that answer must hold. Anything.
     pub field: Field,
+    /// What shows that a starting child can take signals. The handler of the signal.
+    pub handlers: HandlersBy,
 }
 
 /// `[stop]`
@@ -365,6 +370,7 @@ impl Default for Settings {
                 timeout: ready.timeout.into(),
                 status: 200,
                 field: Field::Any,
+                handlers: HandlersBy::Auto,
             },
             stop: Stop {
                 signal: stop.signal,
@@ -426,121 +432,5 @@ default_table! {
     Ready ready, Stop stop, Restart restart, Exit exit, Backoff backoff, Limit limit, Park park,
 }
 
-/// A whole number, refused in words and not by the name of a Rust type.
-fn number<'de, D: Deserializer<'de>, N: TryFrom<i64>>(deserializer: D) -> Result<N, D::Error> {
-    let number = i64::deserialize(deserializer)?;
-    N::try_from(number).map_err(|_| de::Error::custom(format_args!("{number} is out of range")))
-}
-
-/// A list whose refusal says what belongs into it.
-struct List<T> {
-    expected: &'static str,
-    element: PhantomData<T>,
-}
-
-impl<'de, T: Deserialize<'de>> de::Visitor<'de> for List<T> {
-    type Value = Vec<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.expected)
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-        let mut elements = Vec::new();
-        while let Some(element) = list.next_element()? {
-            elements.push(element);
-        }
-        Ok(elements)
-    }
-}
-
-fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    let expected = "a list of words, such as [\"./gateway\", \"run\"]";
-    deserializer.deserialize_seq(List { expected, element: PhantomData })
-}
-
-fn codes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    let expected = "a list of exit codes, such as [75]";
-    let numbers = deserializer.deserialize_seq(List::<i64> { expected, element: PhantomData })?;
-    let code = |number| {
-        u8::try_from(number).map_err(|_| {
-            de::Error::custom(format_args!("{number} is not an exit code; they go from 0 to 255"))
-        })
-    };
-    numbers.into_iter().map(code).collect()
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn keys(prefix: &str, table: &toml::Table, into: &mut BTreeSet<String>) {
-        for (name, value) in table {
-            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-            match value.as_table().filter(|_| key != "env.set") {
-                Some(inner) => keys(&key, inner, into),
-                None => drop(into.insert(key)),
-            }
-        }
-    }
-
-    #[test]
-    fn every_key_is_documented_and_no_other() {
-        let mut there = BTreeSet::new();
-        keys("", &toml::Table::try_from(Settings::default()).unwrap(), &mut there);
-        let documented: BTreeSet<_> = DOCS.iter().map(|(key, _)| (*key).to_owned()).collect();
-        assert_eq!(documented, there);
-        assert_eq!(DOCS.len(), documented.len(), "a key is listed twice");
-    }
-
-    #[test]
-    fn the_default_settings_are_the_default_policy() {
-        assert_eq!(Settings::default().policy(), Policy::default());
-    }
-
-    #[test]
-    fn settings_survive_being_written_and_read() {
-        let text = toml::to_string(&Settings::default()).unwrap();
-        assert_eq!(toml::from_str::<Settings>(&text).unwrap(), Settings::default());
-        assert_eq!(toml::from_str::<Settings>("").unwrap(), Settings::default());
-    }
-
-    #[test]
-    fn each_way_of_readiness_is_mapped() {
-        for (via, expected) in [
-            ("auto", ReadyVia::Auto),
-            ("notify", ReadyVia::Notify),
-            ("none", ReadyVia::Spawned),
-            ("tcp://localhost:1", ReadyVia::Probe),
-            ("http://localhost:1/x", ReadyVia::Probe),
-        ] {
-            let mut settings = Settings::default();
-            settings.ready.via = via.parse().unwrap();
-            assert_eq!(settings.policy().ready.via, expected, "{via}");
-            assert_eq!(settings.probe().is_some(), expected == ReadyVia::Probe, "{via}");
-        }
-    }
-
-    #[test]
-    fn a_trailing_star_removes_by_prefix_and_set_outranks_remove() {
-        let env = Env {
-            set: [("A_SET".into(), "1".into())].into(),
-            remove: vec!["A_*".into(), "B".into()],
-        };
-        assert!(env.removes("A_") && env.removes("A_X") && env.removes("B"));
-        assert!(!env.removes("A") && !env.removes("BB"));
-        let inherited: Environment =
-            ["A_SET", "A_X", "C"].map(|name| (name.to_owned(), "0".to_owned())).into();
-        assert_eq!(env.lookup(&inherited, "A_SET"), Some("1"));
-        assert_eq!(env.lookup(&inherited, "A_X"), None);
-        assert_eq!(env.lookup(&inherited, "C"), Some("0"));
-    }
-
-    #[test]
-    fn the_judge_is_told_the_pid() {
-        let exit = Exit { judge: vec!["j".into(), "--pid={pid}".into()], ..Exit::default() };
-        assert_eq!(exit.judge_of(7), ["j", "--pid=7"]);
-    }
-}
+mod tests;

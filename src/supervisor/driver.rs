@@ -555,11 +555,7 @@ impl Driver {
 
     /// Reaps all that has died.
     fn reap(&mut self) {
-        loop {
-            let pid = match self.processes.peek() {
-                reaper::Peek::Dead(pid) => pid,
-                reaper::Peek::NoneDead | reaper::Peek::NoChildren => break,
-            };
+        while let reaper::Peek::Dead(pid) = self.processes.peek() {
             let generation = self.machine.generation();
             if let Some(hook) = self.hooks.find(pid) {
                 hook.ended(self.processes.reap_other(pid));

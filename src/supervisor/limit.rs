@@ -64,7 +64,7 @@ impl FailureCount {
         }
         let reached = self.trial || self.recent.len() >= limit.burst as usize;
         self.trial = false;
-        reached.then(|| match limit.then {
+        reached.then_some(match limit.then {
             LimitThen::HalfOpen => AfterFailure::HalfOpen(limit.retry),
             LimitThen::Park => AfterFailure::Park,
         })

@@ -167,7 +167,8 @@ fn credentials(from: rustix::net::UCred) -> Option<Credentials> {
     Some(Credentials { pid, uid: from.uid.as_raw(), gid: from.gid.as_raw() })
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::{
         io::{IoSlice, PipeReader, Read},

@@ -84,7 +84,7 @@ fn stopped(pid: u32) {
 
 fn end_of(child: Child) -> Reaped {
     dead(child.pid());
-    sys_reaper::reap_child(child)
+    sys_reaper::reap(child.pid())
 }
 
 /// A field of a process's status, such as `SigBlk`.

@@ -3,7 +3,7 @@ use std::fs;
 use lockkeeper::{
     protocol::{exit::ChildExit, signal::Signal},
     sys::{
-        reaper::{Peek, become_subreaper, peek, reap_child, reap_orphan},
+        reaper::{Peek, become_subreaper, peek, reap},
         signals,
     },
 };
@@ -21,11 +21,11 @@ fn a_peek_names_the_dead_and_leaves_it() {
     dead(pid);
     assert_eq!(peek(&[pid]), Peek::Dead(pid));
     assert_eq!(peek(&[pid]), Peek::Dead(pid));
-    let reaped = reap_child(child);
+    let reaped = reap(child.pid());
     assert_eq!(reaped.exit, ChildExit::Signal(9));
     assert!(reaped.peak_rss_bytes.is_some_and(|bytes| bytes > 4096));
     assert_eq!(peek(&[]), Peek::NoChildren);
-    assert_eq!(reap_orphan(pid), ChildExit::Unknown, "it is gone");
+    assert_eq!(reap(pid).exit, ChildExit::Unknown, "it is gone");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn an_orphan_comes_to_the_subreaper() {
     signals::send(orphan, Signal::Term).unwrap();
     dead(orphan);
     assert_eq!(peek(&[]), Peek::Dead(orphan));
-    assert_eq!(reap_orphan(orphan), ChildExit::Signal(libc::SIGTERM));
+    assert_eq!(reap(orphan).exit, ChildExit::Signal(libc::SIGTERM));
     assert_eq!(peek(&[]), Peek::NoChildren);
 }
 
@@ -57,6 +57,6 @@ fn one_that_died_of_a_signal_without_name_hides_nobody() {
     // Once as an unknown process, once as a known one.
     assert_eq!(peek(&[]), Peek::Dead(pid));
     assert_eq!(peek(&[pid]), Peek::Dead(pid));
-    assert_eq!(reap_child(child).exit, ChildExit::Signal(40));
+    assert_eq!(reap(child.pid()).exit, ChildExit::Signal(40));
     assert_eq!(peek(&[]), Peek::NoChildren);
 }

@@ -62,7 +62,7 @@ async fn many_ends_wake_once() {
     signals::send(std::process::id(), Signal::Usr2).unwrap();
     assert_eq!(signals.next().await.signal, Signal::Usr2);
     for child in children {
-        assert_eq!(reaper::reap_child(child).exit, ChildExit::Code(0));
+        assert_eq!(reaper::reap(child.pid()).exit, ChildExit::Code(0));
     }
 }
 

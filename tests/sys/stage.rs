@@ -121,7 +121,7 @@ async fn a_stage_that_is_given_up_ends_by_itself_and_frees_the_child_lock() {
 
     drop(stage);
     dead(pid);
-    assert_eq!(reaper::reap_orphan(pid), ChildExit::Code(0));
+    assert_eq!(reaper::reap(pid).exit, ChildExit::Code(0));
     assert!(next.try_lock().unwrap());
 }
 

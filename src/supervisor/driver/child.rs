@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
-    config::{probe::Probe, settings::Settings},
+    config::{handlers::HandlersBy, probe::Probe, settings::Settings},
     protocol::{exit::ChildExit, signal::Signal},
     sys::{
         clock,
@@ -327,10 +327,12 @@ impl Processes {
 
     pub(super) fn handlers(&self, settings: &Settings) -> Handlers {
         let set = self.main().and_then(|main| signals::handlers(main.pid));
-        let of = |signal| match set {
-            Some(set) if set.contains(signal) => Handler::Caught,
-            Some(_) => Handler::Absent,
-            None => Handler::Unknown,
+        let by = settings.ready.handlers;
+        let of = |signal| match (set, by) {
+            (None, _) | (_, HandlersBy::Ready) => Handler::Unknown,
+            (Some(set), HandlersBy::Auto) if set.contains(signal) => Handler::Caught,
+            (Some(set), HandlersBy::Signal(shown)) if set.contains(shown) => Handler::Caught,
+            (Some(_), HandlersBy::Auto | HandlersBy::Signal(_)) => Handler::Absent,
         };
         Handlers {
             stop: of(settings.stop.signal),

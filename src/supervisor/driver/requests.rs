@@ -310,6 +310,8 @@ impl Driver {
         for problem in &said.problems {
             self.complain(format_args!("notification by pid {pid:?}: {problem}"));
         }
+        // It speaks, so it runs: a staged successor may speak before we hear that it was released.
+        self.on_started(self.machine.generation());
         self.heed(said, pid);
         // Only now: the sender of a barrier waits for its descriptor to close.
         drop(received.descriptors);

@@ -66,6 +66,21 @@ fn a_tree_has_children_and_grandchildren_parents_first() {
 }
 
 #[test]
+fn a_process_whose_parent_vanished_during_the_walk_is_looked_at_again() {
+    const VANISHED: u32 = u32::MAX;
+    let script = Script::sh(WAITS);
+    let now = table::one(script.pid()).unwrap();
+    let stale = Member { ppid: VANISHED, ..now.clone() };
+    let gone = Member { id: ProcessId { pid: VANISHED - 1, start_time: 1 }, ..stale.clone() };
+    let mut table = table::all();
+    table.insert(stale.id.pid, stale);
+    table.insert(gone.id.pid, gone.clone());
+    adopt_orphans(&mut table);
+    assert_eq!(table[&script.pid()].ppid, process::id());
+    assert!(!table.contains_key(&gone.id.pid));
+}
+
+#[test]
 fn what_is_left_out_takes_its_descendants_along() {
     let script = Script::sh(WITH_GRANDCHILD);
     let grandchild: u32 = script.line.parse().unwrap();
