@@ -9,13 +9,14 @@
 //!
 //! Orders are given over the connection, or one an argument on the command line. Those of the
 //! command line that install handlers are carried out before the opening line, so that a test which
-//! has seen it may send signals at once; the others follow it. `A ; B` are two orders where an
+//! has seen it may send signals at once, and those that say `first`; the others follow it. `A ; B` are two orders where an
 //! order takes orders:
 //!
 //! | order | effect |
 //! | --- | --- |
 //! | `handle SIG` | from now on this signal is only told |
 //! | `on SIG ORDERS` | from now on this signal is told, and the orders carried out |
+//! | `first ORDER` | this order; on the command line, before all else |
 //! | `exit N`, `die SIG` | leave with this code; of this signal |
 //! | `notify TEXT` | a datagram to `NOTIFY_SOCKET`; `\n`, `{pid}`, `{nonce}` are filled in |
 //! | `notify-padded N TEXT` | the same, padded to N bytes by a last line |
@@ -113,10 +114,11 @@ impl Probe {
             memory: Mutex::default(),
             forked: Mutex::default(),
         });
-        let (handlers, others): (Vec<_>, Vec<_>) =
-            orders.into_iter().partition(|o| o.starts_with("on ") || o.starts_with("handle "));
-        for order in &handlers {
-            probe.carry_out(order).expect("a handler on the command line can be installed");
+        let (before, others): (Vec<_>, Vec<_>) = orders
+            .into_iter()
+            .partition(|o| ["on ", "handle ", "first "].iter().any(|verb| o.starts_with(verb)));
+        for order in &before {
+            probe.carry_out(order).expect("an order that comes first can be carried out");
         }
         opening["role"] = json!(role);
         probe.tell(&opening.to_string());
@@ -150,6 +152,7 @@ impl Probe {
         let (verb, rest) = order.split_once(' ').unwrap_or((order, ""));
         let (first, more) = rest.split_once(' ').unwrap_or((rest, ""));
         match verb {
+            "first" => self.carry_out(rest),
             "handle" => self.take(first, None),
             "on" => self.take(first, Some(more)),
             "exit" => process::exit(first.parse()?),
