@@ -68,7 +68,8 @@ use self::{
 use super::{
     event::{Action, Event},
     ledger::{Entry, History},
-    machine::{State, Supervisor},
+    machine::Supervisor,
+    state::State,
 };
 
 /// File name of the control socket, in the state folder.

@@ -12,8 +12,8 @@ use crate::{
     supervisor::{
         event::{Action, Event, Goal, Target},
         ledger::Entry,
-        machine::State,
         policy::ReadyVia,
+        state::State,
     },
     sys::{
         clock,

@@ -9,7 +9,6 @@ use crate::{
     protocol::{
         control::{Body, Phase, Requester, RestartId, Verdict, millis},
         env::RESTART_EXPECTED_DEFAULT_MS,
-        exit::ChildExit,
         notify::DrainProgress,
     },
     supervisor::{
@@ -213,10 +212,10 @@ impl Story {
             Some(id) => id,
             None => self.begin_unasked(now),
         };
-        if is_failure(outcome) {
+        if outcome.failed {
             self.crashes += 1;
         }
-        let Outcome { generation, exit, ran, goal, cut, then } = *outcome;
+        let Outcome { generation, exit, ran, goal, cut, failed, then } = *outcome;
         let why = match (goal, asked) {
             (Some(Goal::Replace), _) => " (it was not ready in time)",
             (Some(_), _) | (None, Some(_)) => "",
@@ -237,6 +236,7 @@ impl Story {
             peak_bytes,
             goal,
             cut,
+            failed,
             then,
         });
         self.phase(now, "respawn", Phase::Gone { exit });
@@ -311,17 +311,6 @@ impl Open {
             let ms = millis(now.saturating_duration_since(since));
             self.phases.push(PhaseTime { name: name.to_owned(), ms });
         }
-    }
-}
-
-fn is_failure(outcome: &Outcome) -> bool {
-    match outcome.then {
-        Then::Backoff(_) | Then::HalfOpen(_) | Then::Recover => true,
-        Then::Respawn | Then::Leave(_) => {
-            outcome.goal == Some(Goal::Replace)
-                || (outcome.goal.is_none() && !matches!(outcome.exit, ChildExit::Code(0 | 75)))
-        }
-        Then::Judge => false,
     }
 }
 

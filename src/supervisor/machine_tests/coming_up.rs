@@ -9,8 +9,8 @@ use crate::{
     },
     supervisor::{
         event::{Action, Event, Goal, Then},
-        machine::{Rung, State},
         policy::{LimitThen, Park, Policy, ReadyVia},
+        state::{Rung, State},
     },
 };
 

@@ -9,8 +9,8 @@ use crate::{
     },
     supervisor::{
         event::{Action, Event, Goal, Judgement, Then},
-        machine::State,
         policy::{Park, Policy},
+        state::State,
     },
 };
 

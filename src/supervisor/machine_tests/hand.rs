@@ -10,8 +10,9 @@ use crate::{
     },
     supervisor::{
         event::{Action, Event, Goal, Handler, Handlers, Judgement, Outcome, Target, Then},
-        machine::{State, Supervisor},
+        machine::Supervisor,
         policy::Policy,
+        state::State,
     },
 };
 

@@ -15,8 +15,8 @@ use crate::{
     },
     supervisor::{
         event::{Action, Event, Judgement},
-        machine::State,
         policy::{LimitThen, Park, Policy, ReadyVia, Respawn},
+        state::State,
     },
 };
 

@@ -9,8 +9,8 @@ use crate::{
     },
     supervisor::{
         event::{Action, Event, Goal, Handler, Handlers, Then},
-        machine::{Rung, State},
         policy::{Park, Policy, ReadyVia, Respawn},
+        state::{Rung, State},
     },
 };
 

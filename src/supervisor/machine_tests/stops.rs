@@ -9,8 +9,8 @@ use crate::{
     },
     supervisor::{
         event::{Action, Event, Goal},
-        machine::{Rung, State},
         policy::{Park, Policy},
+        state::{Rung, State},
     },
 };
 

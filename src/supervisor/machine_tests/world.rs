@@ -18,8 +18,9 @@ use crate::{
     },
     supervisor::{
         event::{Action, Event, Handler, Handlers, Judgement, Target},
-        machine::{State, Supervisor},
+        machine::Supervisor,
         policy::Policy,
+        state::State,
     },
 };
 
