@@ -79,6 +79,8 @@ pub const NOTIFY_SOCKET: &str = "notify.sock";
 
 /// The longest that an operator may put off a restart.
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
+/// How long the lock of a holder that is dead may take to come free.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// What the service manager is asked for while a stop makes progress.
 const EXTEND_BY: Duration = Duration::from_secs(30);
 
@@ -174,9 +176,12 @@ async fn acquire(
         Err(held @ LockError::Held { .. }) if !setup.wait_lock.is_zero() => {
             tracing::info!("standing by for {}: {held}", seconds(setup.wait_lock));
         }
+        // It was killed while it started a process, which has its descriptors until it executes
+        // its program: a moment later the lock is free.
+        Err(LockError::Held { holder: Some(holder), .. }) if !holder.is_alive() => {}
         other => return Ok(Some(other?)),
     }
-    let taken = GatewayLock::acquire_within(&setup.state_dir, me, setup.wait_lock);
+    let taken = GatewayLock::acquire_within(&setup.state_dir, me, setup.wait_lock.max(HAND_OVER));
     tokio::pin!(taken);
     loop {
         tokio::select! {

@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
-    config::{handlers::HandlersBy, probe::Probe, settings::Settings},
+    config::{handler::HandlerBy, probe::Probe, settings::Settings},
     protocol::{exit::ChildExit, signal::Signal},
     sys::{
         clock,
@@ -329,17 +329,17 @@ impl Processes {
 
     pub(super) fn handlers(&self, settings: &Settings) -> Handlers {
         let set = self.main().and_then(|main| signals::handlers(main.pid));
-        let by = settings.ready.handlers;
-        let of = |signal| match (set, by) {
-            (None, _) | (_, HandlersBy::Ready) => Handler::Unknown,
-            (Some(set), HandlersBy::Auto) if set.contains(signal) => Handler::Caught,
-            (Some(set), HandlersBy::Signal(shown)) if set.contains(shown) => Handler::Caught,
-            (Some(_), HandlersBy::Auto | HandlersBy::Signal(_)) => Handler::Absent,
+        let of = |signal, by| match (set, by) {
+            (None, _) | (_, HandlerBy::Ready) => Handler::Unknown,
+            (Some(set), HandlerBy::Auto) if set.contains(signal) => Handler::Caught,
+            (Some(set), HandlerBy::Signal(shown)) if set.contains(shown) => Handler::Caught,
+            (Some(_), HandlerBy::Auto | HandlerBy::Signal(_)) => Handler::Absent,
         };
+        let Settings { stop, restart, .. } = settings;
         Handlers {
-            stop: of(settings.stop.signal),
-            restart: of(settings.restart.signal),
-            in_process: of(settings.restart.in_process_signal),
+            stop: of(stop.signal, stop.handler),
+            restart: of(restart.signal, restart.handler),
+            in_process: of(restart.in_process_signal, restart.handler),
         }
     }
 
