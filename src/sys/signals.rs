@@ -137,7 +137,9 @@ impl Signals {
         // By tokio first, so that it knows that the pipe is empty, and only then the records: what
         // arrives in between leaves a new byte or is among them.
         let mut bytes = [0; 1024];
-        while matches!(self.delivery.get_read().try_read(&mut bytes), Ok(count) if count > 0) {}
+        while matches!(self.delivery.get_read().try_read(&mut bytes), Ok(count) if count == bytes.len())
+        {
+        }
 
         let mut taken = 0;
         for origin in self.delivery.pending().take(BATCH) {

@@ -37,6 +37,7 @@ const NAMED: usize = 5;
 /// See the module.
 pub(super) struct Processes {
     own: u32,
+    boot_id: Option<String>,
     child_lock: Arc<ChildLock>,
     notify_path: PathBuf,
     control_path: PathBuf,
@@ -113,6 +114,7 @@ impl Processes {
         };
         Self {
             own,
+            boot_id: clock::boot_id(),
             child_lock: Arc::new(child_lock),
             notify_path,
             control_path,
@@ -246,7 +248,7 @@ impl Processes {
         let record = ChildRecord {
             pid: leader.id.pid,
             start_time: leader.id.start_time,
-            boot_id: clock::boot_id(),
+            boot_id: self.boot_id.clone(),
             generation,
             command: command.to_owned(),
         };
@@ -414,8 +416,7 @@ impl Processes {
 
     /// Whether nothing is left of the tree.
     pub(super) fn is_empty(&self) -> bool {
-        // One call tells it for most children, without a walk over all processes.
-        self.peek() == Peek::NoChildren || self.members().iter().all(Member::is_dead)
+        self.members().iter().all(Member::is_dead)
     }
 
     /// Signals what is left of the tree. True: nothing is left.

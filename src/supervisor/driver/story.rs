@@ -36,11 +36,20 @@ struct Open {
     joined: u32,
 }
 
+/// A line that waits to be written.
+#[derive(Debug)]
+enum Told {
+    Line(String),
+    Record(Record),
+}
+
 /// The teller.
 #[derive(Debug)]
 pub(super) struct Story {
     ledger: LedgerFile,
     ledger_failed: bool,
+    /// What was told and not written yet: writing waits until the child has what it needs.
+    untold: Vec<Told>,
     next_id: u64,
     open: Vec<Open>,
     waiting: Vec<(RestartId, Reply)>,
@@ -55,6 +64,7 @@ impl Story {
         Self {
             ledger,
             ledger_failed: false,
+            untold: Vec::new(),
             next_id: next_id.0,
             open: Vec::new(),
             waiting: Vec::new(),
@@ -69,10 +79,29 @@ impl Story {
         RestartId(self.next_id)
     }
 
-    /// Appends a line. The ledger is best effort: a full disk must not touch the child.
+    /// Notes a line for the ledger.
     pub(super) fn record(&mut self, entry: Entry) {
-        let record = Record { at: clock::wall_ms(), entry };
-        let Ok(line) = serde_json::to_string(&record) else { return };
+        self.untold.push(Told::Record(Record { at: clock::wall_ms(), entry }));
+    }
+
+    /// Notes a line for the log.
+    fn say(&mut self, line: String) {
+        self.untold.push(Told::Line(line));
+    }
+
+    /// Writes what was noted.
+    pub(super) fn write(&mut self) {
+        for told in std::mem::take(&mut self.untold) {
+            match told {
+                Told::Line(line) => tracing::info!("{line}"),
+                Told::Record(record) => self.append(&record),
+            }
+        }
+    }
+
+    /// Appends a line. The ledger is best effort: a full disk must not touch the child.
+    fn append(&mut self, record: &Record) {
+        let Ok(line) = serde_json::to_string(record) else { return };
         match self.ledger.append(&line) {
             Ok(()) => self.ledger_failed = false,
             Err(error) if !self.ledger_failed => {
@@ -103,7 +132,7 @@ impl Story {
             if reason.is_empty() { "" } else { ": " },
             if due.is_zero() { String::new() } else { format!(", due in {}", seconds(due)) },
         );
-        tracing::info!("{id}: {word} asked by {by}{colon}{reason}{later}");
+        self.say(format!("{id}: {word} asked by {by}{colon}{reason}{later}"));
         let due_ms = millis(due);
         self.record(Entry::Requested { id, what, reason: reason.into(), by: by.clone(), due_ms });
     }
@@ -115,7 +144,7 @@ impl Story {
         if open.joined > MAX_JOINED {
             return;
         }
-        tracing::info!("{id}: joined by {by}");
+        self.say(format!("{id}: joined by {by}"));
         self.record(Entry::Joined { id, reason: reason.into(), by: by.clone() });
     }
 
@@ -183,9 +212,9 @@ impl Story {
         };
         let ran_for = seconds(ran);
         let next = told_then(then);
-        tracing::info!(
+        self.say(format!(
             "{id}: generation {generation} ended by {exit} after {ran_for}{why}; {next}"
-        );
+        ));
         let ran_ms = millis(ran);
         self.record(Entry::Ended {
             id,
@@ -232,7 +261,7 @@ impl Story {
             open.end_phase(now);
             let took = now.saturating_duration_since(open.since);
             self.measure(&open.phases, verdict);
-            tracing::info!("{id}: {} in {}", told_verdict(verdict), seconds(took));
+            self.say(format!("{id}: {} in {}", told_verdict(verdict), seconds(took)));
             let Open { phases, joined, .. } = open;
             self.record(Entry::Verdict { id, verdict, took_ms: millis(took), phases, joined });
         }
