@@ -160,8 +160,7 @@ pub async fn drive(setup: Setup) -> Result<u8, DriveError> {
     }
     let me = Holder::ours(shown_command(&setup.effective.settings.command));
     let Some(lock) = acquire(&setup, &me, &mut signals).await? else { return Ok(exit::OK) };
-    let mut driver = Driver::new(setup, signals, lock)?;
-    Ok(driver.run().await)
+    Ok(Driver::new(setup, signals, lock)?.run().await)
 }
 
 /// Takes the lock, standing by if so asked. `None`: a stop came while we stood by.
@@ -302,12 +301,12 @@ impl Driver {
         })
     }
 
-    async fn run(&mut self) -> u8 {
+    async fn run(mut self) -> u8 {
         let orphan = self.processes.has_orphan();
         self.machine.handle_event(clock::now(), Event::Started { orphan });
         loop {
             if let Some(code) = self.carry_out() {
-                return self.leave(code);
+                return self.leave(code).await;
             }
             self.wait().await;
         }
@@ -422,11 +421,14 @@ impl Driver {
     }
 
     /// Ends what is left of ours, and says goodbye.
-    fn leave(&mut self, code: u8) -> u8 {
+    async fn leave(mut self, code: u8) -> u8 {
         self.hooks.abort();
         self.processes.drop_stage();
         self.story.left(clock::now(), code);
         self.story.write();
+        // The last words on each connection: how a restart or a stop that was waited for ended.
+        self.story.drop_waiting();
+        self.control.close().await;
         self.processes.remove_sockets();
         tracing::info!("leaving with code {code}");
         code

@@ -110,6 +110,8 @@ pub struct Supervisor {
     pub(super) ever_spawned: bool,
     /// Some child has been ready, in the life of this supervisor.
     pub(super) ever_ready: bool,
+    /// The present child has been ready.
+    pub(super) was_ready: bool,
     /// What we sent to the present child, so that its death of it is not taken for a crash.
     pub(super) sent: Vec<Signal>,
     /// The present child said that it builds itself anew, as it was told to.
@@ -149,6 +151,8 @@ pub(super) struct Restart {
     pub(super) ids: Vec<RestartId>,
     pub(super) mode: Mode,
     pub(super) force: bool,
+    /// Work was cut for it.
+    pub(super) cut: bool,
     pub(super) step: Step,
 }
 
@@ -167,6 +171,14 @@ pub(super) enum Step {
     Told,
 }
 
+impl Ended {
+    /// Whether work was cut: the child said so when asked for a restart, or had to be forced.
+    pub(super) fn is_cut(&self) -> bool {
+        let asked = matches!(self.goal, Some(Goal::Restart | Goal::Reload));
+        self.rung != Rung::Asked || asked && self.exit == ChildExit::Code(exit::FAILURE)
+    }
+}
+
 // === impl Supervisor ===
 
 impl Supervisor {
@@ -181,6 +193,7 @@ impl Supervisor {
             alive: false,
             ever_spawned: false,
             ever_ready: false,
+            was_ready: false,
             sent: Vec::new(),
             reloading: false,
             ended: None,
@@ -271,6 +284,7 @@ impl Supervisor {
 
             Event::Spawned { .. } => match self.state {
                 State::Starting if !self.alive => self.on_spawned(now),
+                State::Draining(_) | State::Ending(..) if !self.alive => self.on_spawned_late(),
                 // Told twice.
                 State::Starting
                 | State::Idle
@@ -288,7 +302,9 @@ impl Supervisor {
             },
 
             Event::SpawnFailed { failure, boot, .. } => match self.state {
-                State::Starting if !self.alive => self.on_spawn_failed(now, failure, boot),
+                State::Starting | State::Draining(_) | State::Ending(..) if !self.alive => {
+                    self.on_spawn_failed(now, failure, boot);
+                }
                 // It cannot have failed: it runs, or it has run.
                 State::Starting
                 | State::Idle
@@ -306,9 +322,11 @@ impl Supervisor {
             },
 
             Event::HandlersSeen { handlers, .. } => match self.state {
-                State::Starting | State::Ready => self.on_handlers(now, handlers),
-                // Too late: the child leaves already.
-                State::Idle
+                State::Starting | State::Ready if self.alive => self.on_handlers(now, handlers),
+                // Not told to have been spawned; or too late: the child leaves already.
+                State::Starting
+                | State::Ready
+                | State::Idle
                 | State::Evicting(_)
                 | State::Draining(_)
                 | State::Ending(..)
@@ -413,11 +431,6 @@ impl Supervisor {
             },
 
             Event::RestartRequested { id, mode, force } => {
-                if self.is_stopping() {
-                    let verdict = Verdict::Refused(Refusal::Stopping);
-                    self.actions.push_back(Action::Verdict { id, verdict });
-                    return;
-                }
                 let step = match self.state {
                     State::Starting | State::Ready => Step::Held,
                     // The child leaves already: whatever starts next serves this one too.
@@ -431,13 +444,14 @@ impl Supervisor {
                     | State::Backoff
                     | State::HalfOpen
                     | State::Parked(_) => Step::Told,
-                    State::Done(_) => {
-                        let verdict = Verdict::Refused(Refusal::Stopping);
-                        self.actions.push_back(Action::Verdict { id, verdict });
-                        return;
-                    }
+                    // Nothing follows `Exit`, and nobody is there to be answered.
+                    State::Done(_) => return,
                 };
-                self.on_restart(now, Restart { ids: vec![id], mode, force, step });
+                if self.is_stopping() {
+                    let verdict = Verdict::Refused(Refusal::Stopping);
+                    return self.actions.push_back(Action::Verdict { id, verdict });
+                }
+                self.on_restart(now, Restart { ids: vec![id], mode, force, cut: false, step });
             }
 
             Event::RestartWithdrawn => {
@@ -451,7 +465,6 @@ impl Supervisor {
 
             Event::CheckFinished { id, passed } => match &self.restart {
                 Some(r) if r.step == Step::Checking && r.ids.first() == Some(&id) => {
-                    self.timers.clear(Timer::Prepare);
                     if passed {
                         self.after_check(now);
                     } else {
@@ -465,7 +478,7 @@ impl Supervisor {
             Event::StageFinished { generation, ok } => match &self.restart {
                 Some(r) if r.step == Step::Staging && generation == self.generation + 1 => {
                     self.timers.clear(Timer::Prepare);
-                    self.after_stage(ok);
+                    self.after_stage(now, ok);
                 }
                 // Of a restart that was called off or overtaken.
                 Some(_) | None => {}
@@ -511,13 +524,10 @@ impl Supervisor {
         while let Some(timer) = self.timers.expire(now) {
             match (timer, self.state) {
                 (Timer::Alive, State::Starting) => self.become_ready(now),
-                (Timer::Ready, State::Starting) if self.is_stopping() => {
-                    self.drain(now, Goal::Stop)
-                }
                 (Timer::Ready, State::Starting) => self.drain(now, Goal::Replace),
-                (Timer::Handlers, State::Starting | State::Ready) => self.inspect(),
+                (Timer::Handlers, State::Starting | State::Ready) => self.inspect(now),
                 (Timer::StopHold, State::Starting) => self.drain(now, Goal::Stop),
-                (Timer::Prepare, State::Starting | State::Ready) => self.on_prepare_timeout(),
+                (Timer::Prepare, State::Starting | State::Ready) => self.on_prepare_timeout(now),
                 (Timer::Grace, State::Draining(goal)) => self.end(now, goal, Rung::Term),
                 (Timer::Kill, State::Ending(goal, _)) => self.end(now, goal, Rung::Kill),
                 (Timer::Kill, State::Evicting(rung)) => self.evict(now, rung.next()),
@@ -542,8 +552,9 @@ impl Supervisor {
         }
     }
 
-    /// Asks for a look at the child's handlers.
-    pub(super) fn inspect(&mut self) {
+    /// Asks for a look at the child's handlers, and for another one if no answer comes.
+    pub(super) fn inspect(&mut self, now: Instant) {
+        self.inspect_later(now);
         self.actions.push_back(Action::Inspect { generation: self.generation });
     }
 

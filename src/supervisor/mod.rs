@@ -8,6 +8,8 @@ pub mod event;
 pub mod ledger;
 mod limit;
 pub mod machine;
+#[cfg(test)]
+mod machine_tests;
 mod moves;
 pub mod policy;
 mod timer;

@@ -22,6 +22,8 @@ const INSPECT_EVERY: Duration = Duration::from_millis(25);
 const STAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A 75 that nobody asked for counts toward the start limit when the child lived less than this.
 const EARLY: Duration = Duration::from_secs(60);
+/// What a SIGKILL gets at least before it counts as in vain, however short `stop.kill_after` is.
+const KILL_TAKES: Duration = Duration::from_secs(1);
 /// SIGKILLs in a row before something that does not die is left behind.
 const MAX_KILLS: u32 = 3;
 
@@ -32,20 +34,21 @@ impl Supervisor {
         self.leave_state();
         self.generation += 1;
         self.alive = false;
+        self.was_ready = false;
         self.reloading = false;
         self.sent.clear();
         self.state = State::Starting;
         self.spawn_queued = true;
         self.timers.set(Timer::Ready, now + self.policy.ready.timeout);
         self.actions.push_back(Action::Spawn { generation: self.generation });
-        self.serve_restart(false);
+        self.serve_restart();
     }
 
     pub(super) fn on_spawned(&mut self, now: Instant) {
         self.alive = true;
         self.ever_spawned = true;
         if self.is_stopping() {
-            return self.stop_starting(now);
+            return self.inspect(now); // `stop_starting` holds the stop, and has set its end
         }
         match self.policy.ready.via {
             ReadyVia::Spawned => return self.become_ready(now),
@@ -56,7 +59,17 @@ impl Supervisor {
             ReadyVia::Notify => {}
         }
         if self.restart.is_some() {
-            self.inspect();
+            self.inspect(now);
+        }
+    }
+
+    /// It runs only now, and is to leave already: what it was sent before went to nobody.
+    pub(super) fn on_spawned_late(&mut self) {
+        self.alive = true;
+        self.ever_spawned = true;
+        // The ladder above the first signal strikes again by itself.
+        if matches!(self.state, State::Draining(_)) {
+            self.signal(self.policy.stop.signal, Target::Leader);
         }
     }
 
@@ -83,6 +96,7 @@ impl Supervisor {
         let stop_held = self.is_stopping();
         self.timers.clear_all();
         self.state = State::Ready;
+        self.was_ready = true;
         if reloaded {
             self.reloading = false;
             self.sent.clear();
@@ -105,7 +119,7 @@ impl Supervisor {
                 self.timers.set(Timer::Prepare, now + self.policy.restart.check_timeout);
             }
             Some(Step::Staging) => self.timers.set(Timer::Prepare, now + STAGE_TIMEOUT),
-            Some(Step::Asking(_)) => self.inspect(),
+            Some(Step::Asking(_)) => self.inspect(now),
             Some(Step::Told) | None => {}
         }
     }
@@ -116,12 +130,16 @@ impl Supervisor {
         if let Some(present) = &mut self.restart {
             present.ids.extend(asked.ids);
             present.force |= asked.force;
+            if present.force && present.step == Step::Checking {
+                self.actions.push_back(Action::AbortHooks);
+                self.after_check(now);
+            }
             return;
         }
         self.restart = Some(asked);
         match self.state {
             State::Ready => self.prepare(now),
-            State::Starting if self.alive => self.inspect(),
+            State::Starting if self.alive => self.inspect(now),
             // It is looked at once the child runs.
             State::Starting => {}
             // Nothing runs: there is nothing to drain, and nothing to wait for.
@@ -159,7 +177,8 @@ impl Supervisor {
         let Some(restart) = &mut self.restart else { return };
         if in_process || restart.mode == Mode::InProcess {
             restart.step = Step::Asking(Respawn::InProcess);
-            self.inspect();
+            self.timers.clear(Timer::Prepare);
+            self.inspect(now);
         } else {
             restart.step = Step::Staging;
             self.timers.set(Timer::Prepare, now + STAGE_TIMEOUT);
@@ -167,18 +186,18 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn after_stage(&mut self, ok: bool) {
+    pub(super) fn after_stage(&mut self, now: Instant, ok: bool) {
         let Some(restart) = &mut self.restart else { return };
         restart.step = Step::Asking(if ok { Respawn::Fresh } else { Respawn::InProcess });
-        self.inspect();
+        self.inspect(now);
     }
 
-    pub(super) fn on_prepare_timeout(&mut self) {
+    pub(super) fn on_prepare_timeout(&mut self, now: Instant) {
         match self.restart.as_ref().map(|r| r.step) {
             Some(Step::Checking) => self.refuse_restart(Refusal::CheckFailed),
             Some(Step::Staging) => {
                 self.actions.push_back(Action::DropStage);
-                self.after_stage(false);
+                self.after_stage(now, false);
             }
             Some(Step::Held | Step::Asking(_) | Step::Told) | None => {}
         }
@@ -186,6 +205,7 @@ impl Supervisor {
 
     /// The handlers were looked at: what was held back may go, or is held on.
     pub(super) fn on_handlers(&mut self, now: Instant, handlers: Handlers) {
+        self.timers.clear(Timer::Handlers);
         let starting = self.state == State::Starting;
         if self.is_stopping() {
             if !starting {
@@ -230,7 +250,7 @@ impl Supervisor {
         }
     }
 
-    fn inspect_later(&mut self, now: Instant) {
+    pub(super) fn inspect_later(&mut self, now: Instant) {
         self.timers.set(Timer::Handlers, now + INSPECT_EVERY);
     }
 
@@ -255,8 +275,9 @@ impl Supervisor {
     }
 
     /// The process that serves the restart was asked for; its verdict comes when it is ready.
-    fn serve_restart(&mut self, cut: bool) {
-        for id in self.restart.take().map(|r| r.ids).unwrap_or_default() {
+    fn serve_restart(&mut self) {
+        let Some(Restart { ids, cut, .. }) = self.restart.take() else { return };
+        for id in ids {
             self.actions.push_back(Action::Served { id });
             self.awaited.push((id, cut));
         }
@@ -281,10 +302,7 @@ impl Supervisor {
         self.stops += 1;
         if self.stops == 1 {
             self.drop_preparations();
-            self.answer_restart(Verdict::Stopped);
-            for (id, _) in std::mem::take(&mut self.awaited) {
-                self.actions.push_back(Action::Verdict { id, verdict: Verdict::Stopped });
-            }
+            self.answer_all(Verdict::Stopped);
             self.actions.push_back(Action::AnnounceStopping);
         }
         let hurry = now + self.policy.stop.kill_after;
@@ -297,14 +315,15 @@ impl Supervisor {
                 self.finish(exit::OK);
             }
             // Leaving now would leave the orphan with the port.
-            State::Evicting(rung) if self.stops > 1 => self.evict(now, rung.next()),
+            State::Evicting(rung @ (Rung::Asked | Rung::Term)) if self.stops > 1 => {
+                self.evict(now, rung.next());
+            }
             State::Evicting(_) => {}
             State::Starting if self.spawn_queued => {
                 self.actions.retain(|a| !matches!(a, Action::Spawn { .. }));
                 self.spawn_queued = false;
                 self.finish(exit::OK);
             }
-            State::Starting if !self.alive => {} // `on_spawned` sees the stop
             State::Starting if self.stops > 1 => self.drain(now, Goal::Stop),
             State::Starting => self.stop_starting(now),
             State::Ready => self.drain(now, Goal::Stop),
@@ -342,7 +361,9 @@ impl Supervisor {
         // From here on only the hold ends the start; its time bounds the stop.
         self.timers.clear_all();
         self.timers.set(Timer::StopHold, now + self.policy.stop.hold);
-        self.inspect();
+        if self.alive {
+            self.inspect(now);
+        }
     }
 
     pub(super) fn drain(&mut self, now: Instant, goal: Goal) {
@@ -371,7 +392,9 @@ impl Supervisor {
         self.timers.set(Timer::Grace, now + grace);
         self.reloading = false;
         self.state = State::Draining(goal);
-        self.signal(signal, Target::Leader);
+        if self.alive {
+            self.signal(signal, Target::Leader);
+        }
     }
 
     /// A step of the ladder. SIGKILL is repeated, for a tree that forks while it is struck.
@@ -382,7 +405,7 @@ impl Supervisor {
             return self.finish(exit::KILLED);
         }
         self.timers.clear_all();
-        self.timers.set(Timer::Kill, now + self.policy.stop.kill_after);
+        self.timers.set(Timer::Kill, now + self.patience(rung));
         self.state = State::Ending(goal, rung);
         match rung {
             Rung::Asked | Rung::Term => self.signal(Signal::Term, Target::Group),
@@ -395,14 +418,23 @@ impl Supervisor {
         if self.kills > MAX_KILLS && self.is_stopping() {
             return self.finish(exit::KILLED);
         }
-        let (signal, wait) = match rung {
-            Rung::Asked => (self.policy.stop.signal, self.policy.stop.grace),
-            Rung::Term => (Signal::Term, self.policy.stop.kill_after),
-            Rung::Kill => (Signal::Kill, self.policy.stop.kill_after),
+        let signal = match rung {
+            Rung::Asked => self.policy.stop.signal,
+            Rung::Term => Signal::Term,
+            Rung::Kill => Signal::Kill,
         };
         self.state = State::Evicting(rung);
-        self.timers.set(Timer::Kill, now + wait);
+        self.timers.set(Timer::Kill, now + self.patience(rung));
         self.actions.push_back(Action::Evict { signal });
+    }
+
+    /// From a step of the ladder to the next.
+    fn patience(&self, rung: Rung) -> Duration {
+        match rung {
+            Rung::Asked => self.policy.stop.grace,
+            Rung::Term => self.policy.stop.kill_after,
+            Rung::Kill => self.policy.stop.kill_after.max(KILL_TAKES),
+        }
     }
 
     // --- gone ---
@@ -414,15 +446,17 @@ impl Supervisor {
         // What was being prepared for is here. A successor that waits already is used.
         if let Some(restart) = &mut self.restart {
             restart.step = Step::Told;
+            restart.cut = ended.is_cut();
         }
         self.ended = Some(ended);
-        self.sweep_by(now, Rung::Term);
+        // The rest of a tree that had to be killed gets no second chance.
+        self.sweep_by(now, ended.rung.max(Rung::Term));
     }
 
     fn sweep_by(&mut self, now: Instant, rung: Rung) {
         self.kills = u32::from(rung == Rung::Kill);
         self.timers.clear_all();
-        self.timers.set(Timer::Sweep, now + self.policy.stop.kill_after);
+        self.timers.set(Timer::Sweep, now + self.patience(rung));
         self.state = State::Sweeping(rung);
         self.sweep(if rung == Rung::Kill { Signal::Kill } else { Signal::Term });
     }
@@ -440,7 +474,7 @@ impl Supervisor {
             // It hangs in the kernel, and is no gateway any more. The driver names it in the log.
             return self.on_tree_empty(now);
         }
-        self.timers.set(Timer::Sweep, now + self.policy.stop.kill_after);
+        self.timers.set(Timer::Sweep, now + self.patience(Rung::Kill));
         self.sweep(Signal::Kill);
     }
 
@@ -450,19 +484,18 @@ impl Supervisor {
             debug_assert!(false, "swept without an exit");
             return self.finish(exit::FAILURE);
         };
-        if ended.ran >= self.policy.backoff.reset_after {
+        // One that was never ready is not stable, however long its ready timeout let it live.
+        if self.was_ready && ended.ran >= self.policy.backoff.reset_after {
             self.failures.reset();
             self.recovered = false;
         }
         if self.is_stopping() {
             let code = self.stop_code(&ended);
-            self.tell(&ended, false, Then::Leave(code));
+            self.tell(&ended, Then::Leave(code));
             return self.finish(code);
         }
-        if let Some(Goal::Restart | Goal::Reload) = ended.goal
-            && let Some(cut) = self.obeyed(&ended)
-        {
-            return self.respawn(now, &ended, cut);
+        if matches!(ended.goal, Some(Goal::Restart | Goal::Reload)) && self.obeyed(&ended) {
+            return self.respawn(now, &ended);
         }
         if ended.goal == Some(Goal::Replace) {
             return self.fail(now, &ended);
@@ -470,20 +503,20 @@ impl Supervisor {
         match self.policy.exits.read(ended.exit) {
             Reading::WantsPark(exit::CONFIG) if self.policy.exits.recovery && !self.recovered => {
                 self.recovered = true;
-                self.tell(&ended, false, Then::Recover);
+                self.tell(&ended, Then::Recover);
                 self.leave_state();
                 self.state = State::Recovering;
                 self.timers.set(Timer::Hook, now + self.policy.exits.recovery_timeout);
                 self.actions.push_back(Action::Recover { generation: self.generation });
             }
             Reading::WantsPark(code) => {
-                self.tell(&ended, false, Then::Leave(code));
+                self.tell(&ended, Then::Leave(code));
                 self.park(code, Verdict::Parked { code });
             }
             Reading::WantsRestart => self.respawn_unasked(now, &ended),
-            Reading::Stopped if self.restart.is_some() => self.respawn(now, &ended, false),
+            Reading::Stopped if self.restart.is_some() => self.respawn(now, &ended),
             Reading::Stopped if self.policy.exits.judged => {
-                self.tell(&ended, false, Then::Judge);
+                self.tell(&ended, Then::Judge);
                 self.leave_state();
                 self.ended = Some(ended);
                 self.state = State::Judging;
@@ -493,33 +526,29 @@ impl Supervisor {
             }
             Reading::Stopped => {
                 let code = ended.exit.as_code();
-                self.tell(&ended, false, Then::Leave(code));
+                self.tell(&ended, Then::Leave(code));
                 self.finish(code);
             }
             Reading::Crashed => self.fail(now, &ended),
         }
     }
 
-    /// Whether an exit is what the child was told to do, and if so, whether work was cut.
-    fn obeyed(&self, ended: &Ended) -> Option<bool> {
-        let killed = ended.rung == Rung::Kill;
-        let obeyed = match self.policy.exits.read(ended.exit) {
+    /// Whether an exit is what the child was told to do.
+    fn obeyed(&self, ended: &Ended) -> bool {
+        match self.policy.exits.read(ended.exit) {
             Reading::WantsRestart | Reading::Stopped => true,
             Reading::WantsPark(_) => false,
             Reading::Crashed => {
-                killed
+                ended.rung == Rung::Kill
                     || ended.exit == ChildExit::Code(exit::FAILURE)
                     || ended.exit == ChildExit::Unknown
                     || self.sent.iter().any(|signal| ended.exit.is_signal(*signal))
             }
-        };
-        let cut = ended.rung != Rung::Asked || ended.exit == ChildExit::Code(exit::FAILURE);
-        obeyed.then_some(cut)
+        }
     }
 
-    fn respawn(&mut self, now: Instant, ended: &Ended, cut: bool) {
-        self.tell(ended, cut, Then::Respawn);
-        self.serve_restart(cut);
+    fn respawn(&mut self, now: Instant, ended: &Ended) {
+        self.tell(ended, Then::Respawn);
         let judged = self.policy.exits.judged && ended.exit == ChildExit::Code(exit::OK);
         let generation = self.generation;
         self.spawn(now);
@@ -531,22 +560,23 @@ impl Supervisor {
 
     /// It asked for a restart by its exit. At once, but not without bound.
     fn respawn_unasked(&mut self, now: Instant, ended: &Ended) {
-        let early = ended.ran < EARLY && self.restart.is_none();
-        let limit = &self.policy.limit;
-        let reached = early.then(|| self.failures.count_early(ended.boot, limit)).flatten();
-        match reached {
+        match self.count_unasked(ended) {
             Some(after) => {
-                self.tell(ended, false, after.told());
+                self.tell(ended, after.told());
                 self.after_failure(now, after);
             }
-            None => self.respawn(now, ended, false),
+            None => self.respawn(now, ended),
         }
+    }
+
+    fn count_unasked(&mut self, ended: &Ended) -> Option<AfterFailure> {
+        let early = ended.ran < EARLY && self.restart.is_none();
+        early.then(|| self.failures.count_early(ended.boot, &self.policy.limit)).flatten()
     }
 
     fn fail(&mut self, now: Instant, ended: &Ended) {
         let after = self.failures.count(ended.boot, &self.policy.backoff, &self.policy.limit);
-        let cut = ended.rung != Rung::Asked;
-        self.tell(ended, cut, after.told());
+        self.tell(ended, after.told());
         self.after_failure(now, after);
     }
 
@@ -577,7 +607,11 @@ impl Supervisor {
             Judgement::Stop if self.restart.is_none() => self.finish(ended.exit.as_code()),
             // A gateway that is up by mistake is a smaller harm than one that is down by mistake.
             Judgement::Stop | Judgement::Restart | Judgement::Unavailable => {
-                self.respawn_unasked(now, &ended);
+                // The exit was told when the judge was asked.
+                match self.count_unasked(&ended) {
+                    Some(after) => self.after_failure(now, after),
+                    None => self.spawn(now),
+                }
             }
         }
     }
@@ -625,13 +659,13 @@ impl Supervisor {
         }
     }
 
-    fn tell(&mut self, ended: &Ended, cut: bool, then: Then) {
+    fn tell(&mut self, ended: &Ended, then: Then) {
         self.actions.push_back(Action::Ended(Outcome {
             generation: self.generation,
             exit: ended.exit,
             ran: ended.ran,
             goal: ended.goal,
-            cut,
+            cut: ended.is_cut(),
             then,
         }));
     }

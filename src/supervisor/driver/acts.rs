@@ -96,20 +96,20 @@ impl Driver {
                 let grace_ms = millis(grace);
                 let pid = leader.unwrap_or_default();
                 self.story.phase(now, "drain", Phase::Draining { pid, grace_ms });
-                tracing::info!(
+                self.story.say(format!(
                     "generation {}: {signal} to pid {pid}, at most {} to leave",
                     self.machine.generation(),
                     seconds(grace)
-                );
+                ));
                 self.begin_emission(now, goal);
             }
             (Target::Group | Target::Tree, _) => {
                 self.story.phase(now, "end", Phase::Ending);
-                tracing::warn!(
+                self.story.warn(format!(
                     "generation {}: out of time, {signal} to its {}",
                     self.machine.generation(),
                     if to == Target::Group { "group" } else { "whole tree" }
-                );
+                ));
             }
             (Target::Leader, _) => {}
         }
@@ -125,11 +125,11 @@ impl Driver {
     fn announce_ready(&mut self, now: Instant, generation: u64, first: bool) {
         let after = self.processes.ready_after(now);
         let pid = self.processes.leader_pid().unwrap_or_default();
-        tracing::info!(
+        self.story.say(format!(
             "generation {generation}: pid {pid}, ready in {}{}",
             seconds(after),
             self.probe().map(|probe| format!(" ({probe})")).unwrap_or_default()
-        );
+        ));
         let after_ms = millis(after);
         self.story.record(Entry::Ready { generation, after_ms });
         self.story.recovered(now, generation);

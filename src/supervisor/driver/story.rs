@@ -40,6 +40,7 @@ struct Open {
 #[derive(Debug)]
 enum Told {
     Line(String),
+    Warning(String),
     Record(Record),
 }
 
@@ -85,8 +86,18 @@ impl Story {
     }
 
     /// Notes a line for the log.
-    fn say(&mut self, line: String) {
+    pub(super) fn say(&mut self, line: String) {
         self.untold.push(Told::Line(line));
+    }
+
+    /// Notes a warning for the log.
+    pub(super) fn warn(&mut self, line: String) {
+        self.untold.push(Told::Warning(line));
+    }
+
+    /// Nobody can be told anything any more.
+    pub(super) fn drop_waiting(&mut self) {
+        self.waiting.clear();
     }
 
     /// Writes what was noted.
@@ -94,6 +105,7 @@ impl Story {
         for told in std::mem::take(&mut self.untold) {
             match told {
                 Told::Line(line) => tracing::info!("{line}"),
+                Told::Warning(line) => tracing::warn!("{line}"),
                 Told::Record(record) => self.append(&record),
             }
         }
