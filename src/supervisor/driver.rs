@@ -206,6 +206,8 @@ struct Driver {
     grants: Grants,
     /// The restart that the machine is at, as it was asked for.
     asked: Option<Asked>,
+    /// The exit, of generation and pid, that is to be judged once the successor is ready.
+    unjudged: Option<(u64, u32)>,
     /// The stop that was asked for first.
     stop_id: Option<RestartId>,
     story: Story,
@@ -286,6 +288,7 @@ impl Driver {
             scheduler,
             grants,
             asked: None,
+            unjudged: None,
             stop_id: None,
             story,
             processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),

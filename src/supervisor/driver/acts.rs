@@ -133,6 +133,7 @@ impl Driver {
         let after_ms = millis(after);
         self.story.record(Entry::Ready { generation, after_ms });
         self.story.recovered(now, generation);
+        self.judge_beside();
         let status = format!("generation {generation} ready, pid {pid}");
         if first {
             if !self.upstream.ready(&status) {
