@@ -9,7 +9,7 @@
 //! ```
 //!
 //! One task, one loop, one thread. It never blocks: what takes time (a hook, a probe, a successor
-//! being prepared) runs in a task of its own that ends in a [`Report`]. Everything that the loop
+//! being prepared) runs in a task of its own that ends in a `Report`. Everything that the loop
 //! waits for is an event or a deadline of the machine; an idle supervisor does not wake up.
 #![allow(clippy::disallowed_methods)]
 
