@@ -23,6 +23,8 @@ use std::{
     time::Duration,
 };
 
+pub use self::supervise::parent;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::{config::units::Timespan, protocol::exit};
@@ -76,7 +78,7 @@ struct Place {
 /// Carries out a command line. Gives the process's exit code.
 pub fn main(mut argv: Vec<OsString>) -> u8 {
     match argv.get_mut(1) {
-        Some(verb) if verb == "run" => return supervise::supervise(&argv),
+        Some(verb) if verb == "run" => return supervise::run(&argv),
         Some(verb) if verb == supervise::RESOLVE => *verb = "run".into(),
         Some(_) | None => {}
     }

@@ -137,7 +137,7 @@ enum Report {
     /// A probe that had been answered is not answered any more.
     Reloading { generation: u64 },
     /// A successor waits, or cannot be prepared.
-    Staged { generation: u64, staged: Result<Stage, StageError> },
+    Staged { generation: u64, pid: u32, staged: Result<Stage, StageError> },
     /// A successor became the command, or did not.
     Released { generation: u64, released: Result<(), StageError> },
     /// A hook has ended.
@@ -206,6 +206,8 @@ struct Driver {
     grants: Grants,
     /// The restart that the machine is at, as it was asked for.
     asked: Option<Asked>,
+    /// The exit, of generation and pid, that is to be judged once the successor is ready.
+    unjudged: Option<(u64, u32)>,
     /// The stop that was asked for first.
     stop_id: Option<RestartId>,
     story: Story,
@@ -286,6 +288,7 @@ impl Driver {
             scheduler,
             grants,
             asked: None,
+            unjudged: None,
             stop_id: None,
             story,
             processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),
@@ -374,7 +377,11 @@ impl Driver {
             Report::Reloading { generation } => {
                 self.machine.handle_event(now, Event::ReloadingSeen { generation });
             }
-            Report::Staged { generation, staged } => self.on_staged(generation, staged),
+            // Of the very process that is being prepared: one that was given up may speak late.
+            Report::Staged { generation, pid, staged } if self.processes.is_staging(pid) => {
+                self.on_staged(generation, staged);
+            }
+            Report::Staged { .. } => {}
             Report::Released { generation, released } => match released {
                 Ok(()) => self.on_started(generation),
                 Err(StageError::Spawn(error)) => {

@@ -105,8 +105,25 @@ impl Driver {
         }
     }
 
+    /// Asks what an exit meant. `beside`: nobody waits for the answer, and it is asked once the
+    /// successor is ready, from which it would take the processor that clients wait for.
     pub(super) fn judge(&mut self, generation: u64, beside: bool) {
         let (pid, _) = self.processes.last_end();
+        if beside {
+            self.unjudged = Some((generation, pid));
+        } else {
+            self.ask_judge(generation, pid, beside);
+        }
+    }
+
+    /// The successor is ready: what waited for it is asked.
+    pub(super) fn judge_beside(&mut self) {
+        if let Some((generation, pid)) = self.unjudged.take() {
+            self.ask_judge(generation, pid, true);
+        }
+    }
+
+    fn ask_judge(&mut self, generation: u64, pid: u32, beside: bool) {
         let argv = self.effective.settings.exit.judge_of(pid);
         if !self.run_hook(&argv, Purpose::Judge { generation, beside }) && !beside {
             let judgement = Judgement::Unavailable;
