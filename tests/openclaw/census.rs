@@ -1,9 +1,10 @@
 //! Counts the gateways that are alive, all the time: never two at once.
 //!
 //! A gateway is a Node process with this lab's state folder in its environment whose command line
-//! was, when it began, `… openclaw.mjs gateway run …`. (It renames itself `openclaw` after some 70
-//! to 120 ms and `openclaw-gateway` later, as does `gateway restart-handoff`; its environment stays
-//! readable. The census looks every few milliseconds, and says so if it was held up for longer.)
+//! was, when it began, `… openclaw.mjs gateway run …`. It renames itself `openclaw` some 70 to
+//! 120 ms later, and `openclaw-gateway` then, as does the inner process of `gateway
+//! restart-handoff`; the environment stays as it was. The census looks every few milliseconds. What
+//! it first sees under a later name counts too, unless its parent is a Node.
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,7 @@ use std::{
 };
 
 const PERIOD: Duration = Duration::from_millis(3);
-/// A gateway could come, rename itself and go unseen in this time.
+/// Longer than this between two looks is worth a word.
 const BLIND: Duration = Duration::from_millis(70);
 
 /// A process for good: its number and when it started, in clock ticks since boot.
@@ -51,6 +52,8 @@ impl Census {
             found: Arc::clone(&found),
         };
         let thread = thread::spawn(move || {
+            // Of this thread alone, and only if we may: gateways take both processors.
+            let _ = rustix::process::setpriority_process(None, -20);
             let mut last = Instant::now();
             while ended.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
                 counter.count();
@@ -111,23 +114,26 @@ impl Counter {
     }
 
     fn gateway(&mut self, pid: u32) -> Option<Identity> {
-        // Unreadable for a zombie, and `lockkeeper`'s own between fork and exec.
-        if fs::read_link(format!("/proc/{pid}/exe")).ok()? != self.node {
+        // Unreadable for a zombie, and `lockkeeper` itself between fork and exec.
+        if !self.is_node(pid) {
             return None;
         }
-        let identity = (pid, started(pid)?);
+        let stat = Stat::of(pid)?;
+        let identity = (pid, stat.started);
         let is_gateway = match self.known.get(&identity) {
             Some(known) => *known,
             None => {
                 let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-                let is_ours = environment.split(|byte| *byte == 0).any(|one| one == self.mark);
                 let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-                let words: Vec<_> = command.split(|byte| *byte == 0).collect();
-                // In the middle of exec, or renamed, or forked from a renamed one and not yet
-                // itself: not known for good.
-                if environment.is_empty() || words[0].starts_with(b"openclaw") {
-                    return None;
+                if environment.is_empty() || command.is_empty() {
+                    return None; // in the middle of exec
                 }
+                let is_ours = environment.split(|byte| *byte == 0).any(|one| one == self.mark);
+                if command.starts_with(b"openclaw") {
+                    // Not for good: a process that it forks bears its name until exec.
+                    return (is_ours && !self.is_node(stat.parent)).then_some(identity);
+                }
+                let words: Vec<_> = command.split(|byte| *byte == 0).collect();
                 let runs = words.windows(2).any(|pair| pair == [&b"gateway"[..], b"run"]);
                 *self.known.entry(identity).or_insert(is_ours && runs)
             }
@@ -135,9 +141,12 @@ impl Counter {
         is_gateway.then_some(identity)
     }
 
-    fn lives(&self, identity: Identity) -> bool {
-        let exe = fs::read_link(format!("/proc/{}/exe", identity.0));
-        exe.is_ok_and(|exe| exe == self.node) && started(identity.0) == Some(identity.1)
+    fn is_node(&self, pid: u32) -> bool {
+        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.node)
+    }
+
+    fn lives(&self, (pid, started): Identity) -> bool {
+        self.is_node(pid) && Stat::of(pid).is_some_and(|stat| stat.started == started)
     }
 }
 
@@ -157,8 +166,76 @@ fn processes() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Field 22 of `stat`; the second, the name, may hold spaces and brackets.
-fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+#[derive(Clone, Copy, Debug)]
+struct Stat {
+    parent: u32,
+    /// In clock ticks since boot.
+    started: u64,
+}
+
+impl Stat {
+    /// Of `/proc/PID/stat`, fields 4 and 22; the second, the name, may hold spaces and brackets.
+    fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let parent = fields.nth(1)?.parse().ok()?;
+        Some(Self { parent, started: fields.nth(17)?.parse().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+    use crate::limit;
+
+    struct Gateway(Child);
+
+    impl Gateway {
+        /// For the census, any program will do.
+        fn start(program: &Path, state_dir: &Path) -> Self {
+            let mut command = Command::new(program);
+            command.args(["-c", "read line", "gateway", "run"]).stdin(Stdio::piped());
+            Self(command.env("OPENCLAW_STATE_DIR", state_dir).spawn().expect("it starts"))
+        }
+    }
+
+    impl Drop for Gateway {
+        fn drop(&mut self) {
+            self.0.kill().and_then(|()| self.0.wait()).expect("our own child");
+        }
+    }
+
+    #[track_caller]
+    fn wait_for_count(census: &Census, count: usize) {
+        let deadline = limit::deadline();
+        while census.gateways().len() < count {
+            assert!(!limit::left(deadline).is_zero(), "awaited {count} gateways");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "two gateways were alive at once")]
+    fn two_gateways_at_once_are_told() {
+        let shell = Path::new("/bin/sh").canonicalize().expect("a shell");
+        let state = Path::new("/nowhere/two-at-once");
+        let mut census = Census::begin(&shell, state);
+        let _gateways = [Gateway::start(&shell, state), Gateway::start(&shell, state)];
+        wait_for_count(&census, 2);
+        census.close();
+    }
+
+    #[test]
+    fn one_after_the_other_is_well() {
+        let shell = Path::new("/bin/sh").canonicalize().expect("a shell");
+        let state = Path::new("/nowhere/one-after-the-other");
+        let mut census = Census::begin(&shell, state);
+        for count in 1..=20 {
+            let _gateway = Gateway::start(&shell, state);
+            wait_for_count(&census, count);
+        }
+        census.close();
+    }
 }

@@ -156,6 +156,10 @@ impl Lab {
             .env("OPENCLAW_CONFIG_PATH", self.config_path())
             .env("OPENCLAW_DISABLE_BONJOUR", "1")
             .env("OPENCLAW_NO_AUTO_UPDATE", "1")
+            // No setting keeps it from its plugin market after a minute; a dead proxy does.
+            .env("HTTPS_PROXY", "http://127.0.0.1:9")
+            .env("HTTP_PROXY", "http://127.0.0.1:9")
+            .env("NO_PROXY", "127.0.0.1,localhost")
             .env("NO_COLOR", "1");
     }
 
