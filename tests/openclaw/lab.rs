@@ -81,8 +81,9 @@ impl Lab {
         let port = free_port();
         let census = Census::begin(&node, &state);
         let lab = Self { home, node, openclaw, port, census };
-        // Without `bind` it takes a container for public, and exits with 78. All else keeps it
-        // from the network and from starting work of its own.
+        // Without `bind` it takes a container for public, and exits with 78. Update, catalogue
+        // and heartbeat would be work of its own, the first two outside of loopback. (Its plugin
+        // market it asks after a minute, and no setting prevents it: see `run`.)
         let mut config = json!({
             "gateway": {
                 "mode": "local",
@@ -156,10 +157,6 @@ impl Lab {
             .env("OPENCLAW_CONFIG_PATH", self.config_path())
             .env("OPENCLAW_DISABLE_BONJOUR", "1")
             .env("OPENCLAW_NO_AUTO_UPDATE", "1")
-            // No setting keeps it from its plugin market after a minute; a dead proxy does.
-            .env("HTTPS_PROXY", "http://127.0.0.1:9")
-            .env("HTTP_PROXY", "http://127.0.0.1:9")
-            .env("NO_PROXY", "127.0.0.1,localhost")
             .env("NO_COLOR", "1");
     }
 
