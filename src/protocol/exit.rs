@@ -40,7 +40,7 @@ pub const KILLED: u8 = 137;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum ChildExit {
     /// It called `exit` with this code.
     Code(u8),
@@ -80,6 +80,42 @@ impl fmt::Display for ChildExit {
             },
             Self::Unknown => f.write_str("unknown end"),
         }
+    }
+}
+
+/// Why a command could not be started.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpawnFailure {
+    /// There is no such command.
+    NotFound,
+    /// It is there, but cannot be executed.
+    NotExecutable,
+    /// The system has no process, memory or descriptor to spare. May pass by itself.
+    NoResources,
+    /// Anything else.
+    Other,
+}
+
+impl SpawnFailure {
+    /// The code by which a parent that could not start its child at all tells why.
+    pub fn as_code(self) -> u8 {
+        match self {
+            Self::NotFound => NOT_FOUND,
+            Self::NotExecutable => NOT_EXECUTABLE,
+            Self::NoResources | Self::Other => FAILURE,
+        }
+    }
+}
+
+impl fmt::Display for SpawnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "not found",
+            Self::NotExecutable => "not executable",
+            Self::NoResources => "no resources",
+            Self::Other => "cannot be started",
+        })
     }
 }
 

@@ -1,1 +1,13 @@
+//! The supervisor of one child: policy, machine and what it tells.
+//!
+//! [`machine`] decides, from facts and the time; `driver.rs` carries out and reports back. The
+//! picture of the states is in [`machine`].
+
+pub mod driver;
+pub mod event;
+pub mod ledger;
+mod limit;
+pub mod machine;
+mod moves;
 pub mod policy;
+mod timer;

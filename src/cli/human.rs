@@ -1,0 +1,96 @@
+//! Times and sizes as people say them.
+
+use crate::protocol::{
+    control::{Requester, RequesterKind},
+    exit::ChildExit,
+};
+
+/// `0.1 s`, `13.9 s`, `31 min`, `2 h 14 min`, `3 d 4 h`.
+pub(super) fn millis(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..=59 => format!("{}.{} s", seconds, ms % 1000 / 100),
+        60..=599 => format!("{} min {} s", seconds / 60, seconds % 60),
+        600..=3599 => format!("{} min", seconds / 60),
+        3600..=86_399 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// `17 B`, `741 MiB`, `2.1 GiB`.
+pub(super) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    #[allow(clippy::cast_precision_loss)] // it is rounded for reading anyway
+    let mut size = n as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1000.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    if size < 10.0 {
+        format!("{size:.1} {}", UNITS[unit])
+    } else {
+        format!("{size:.0} {}", UNITS[unit])
+    }
+}
+
+/// `10:41:03` today, `2026-11-20 10:41:03` before.
+pub(super) fn wall(ms: u64, now_ms: u64) -> String {
+    let zone = jiff::tz::TimeZone::system();
+    let local = |ms: u64| {
+        let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+        let timestamp = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
+        timestamp.to_zoned(zone.clone())
+    };
+    let (then, now) = (local(ms), local(now_ms));
+    let form = if then.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+    then.strftime(form).to_string()
+}
+
+/// `ada (pid 5120, lockkeeper restart)`.
+pub(super) fn requester(by: &Requester) -> String {
+    let user = by.uid.and_then(|uid| {
+        let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+        user.map(|user| user.name).or_else(|| Some(format!("uid {uid}")))
+    });
+    let who = match by.kind {
+        RequesterKind::Supervisor => return "lockkeeper".to_owned(),
+        RequesterKind::Child => "the gateway".to_owned(),
+        RequesterKind::Operator => user.unwrap_or_else(|| "an operator".to_owned()),
+        RequesterKind::Signal => user.unwrap_or_else(|| "a signal".to_owned()),
+    };
+    let mut known: Vec<_> = by.pid.iter().map(|pid| format!("pid {pid}")).collect();
+    known.extend(by.command.clone());
+    if known.is_empty() { who } else { format!("{who} ({})", known.join(", ")) }
+}
+
+/// `code 1`, `signal 9 (SIGKILL)`.
+pub(super) fn exit(exit: ChildExit) -> String {
+    exit.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_said_in_two_units_at_most() {
+        let said: Vec<_> = [0, 149, 13_900, 65_000, 1_860_000, 8_040_000, 273_600_000]
+            .into_iter()
+            .map(millis)
+            .collect();
+        let expected = ["0.0 s", "0.1 s", "13.9 s", "1 min 5 s", "31 min", "2 h 14 min", "3 d 4 h"];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn sizes_have_two_or_three_digits() {
+        assert_eq!(bytes(17), "17 B");
+        assert_eq!(bytes(741 << 20), "741 MiB");
+        assert_eq!(bytes(2_254_857_830), "2.1 GiB");
+        assert_eq!(bytes(u64::MAX), "16384 PiB");
+    }
+}

@@ -1,0 +1,112 @@
+//! The command line: one file a verb.
+//!
+//! A verb returns the exit code; what went wrong is one sentence on stderr that tells the next
+//! step. Only `run` supervises; the others talk to it over the control socket, or read what it
+//! left in the state folder.
+
+mod cancel;
+mod check;
+mod client;
+mod human;
+mod place;
+mod restart;
+mod run;
+mod status;
+mod stop;
+mod why;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{config::units::Timespan, protocol::exit};
+
+/// Supervises one long-lived gateway: holds its lock, restarts it with a fresh PID, loses nothing.
+#[derive(Debug, Parser)]
+#[command(name = "lockkeeper", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  lockkeeper run -- sleep 1000
+  lockkeeper run --profile openclaw -- openclaw gateway run --port 18789
+  lockkeeper restart --wait --reason \"new model\"
+  lockkeeper status
+  lockkeeper why";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start the gateway and keep it running.
+    Run(run::Run),
+    /// Show the effective settings and where each came from; start nothing.
+    Check(check::Check),
+    /// Tell what the gateway is doing.
+    Status(status::Status),
+    /// Restart the gateway: drain, exit, fresh PID.
+    Restart(restart::Restart),
+    /// Call off a restart that has not begun to drain.
+    Cancel(cancel::Cancel),
+    /// Stop the gateway and its supervisor.
+    Stop(stop::Stop),
+    /// Tell who restarted the gateway, why, and how it went.
+    Why(why::Why),
+}
+
+/// Which gateway is meant.
+#[derive(Args, Clone, Debug)]
+struct Place {
+    /// Name of the gateway.
+    #[arg(long, default_value = "gateway", value_name = "NAME", value_parser = place::name)]
+    name: String,
+    /// Folder of lock, sockets and ledger [default: $LOCKKEEPER_STATE_DIR, else
+    /// $XDG_STATE_HOME/lockkeeper/NAME, for root /var/lib/lockkeeper/NAME].
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+/// Parses and runs a command line. Gives the process's exit code.
+pub fn main(argv: impl IntoIterator<Item = OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(argv) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors, and go to stdout.
+            let code = if error.use_stderr() { exit::USAGE } else { exit::OK };
+            let _ = error.print();
+            return code;
+        }
+    };
+    match cli.verb {
+        Verb::Run(verb) => verb.run(),
+        Verb::Check(verb) => verb.run(),
+        Verb::Status(verb) => verb.run(),
+        Verb::Restart(verb) => verb.run(),
+        Verb::Cancel(verb) => verb.run(),
+        Verb::Stop(verb) => verb.run(),
+        Verb::Why(verb) => verb.run(),
+    }
+}
+
+/// A duration on the command line: `30s`, `10m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<Timespan>().map(Timespan::duration).map_err(|error| error.to_string())
+}
+
+/// Writes to stdout. A reader that has gone is no failure of ours.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// One sentence to stderr, and the code to leave with.
+fn fail(code: u8, error: impl std::fmt::Display) -> u8 {
+    let _ = writeln!(io::stderr(), "lockkeeper: {error}");
+    code
+}

@@ -1,0 +1,123 @@
+//! `lockkeeper status`
+#![allow(clippy::disallowed_methods)]
+
+use clap::Args;
+
+use crate::{
+    protocol::{
+        control::{self, Answer, Verb},
+        exit,
+    },
+    supervisor::ledger::{History, Incident},
+    sys::{clock, ledger_file},
+};
+
+use super::{Place, client, fail, human, say};
+
+/// Tells what the gateway is doing. Exits 0 when a supervisor runs, 3 when none does; then it
+/// tells from the ledger how the last one ended.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  lockkeeper status\n  lockkeeper status --json")]
+pub(super) struct Status {
+    #[command(flatten)]
+    place: Place,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) fn run(self) -> u8 {
+        match client::ask(&self.place, Verb::Status) {
+            Ok(Answer::Status(status)) if self.json => {
+                say(&format!("{}\n", serde_json::to_string(&status).unwrap_or_default()));
+                exit::OK
+            }
+            Ok(Answer::Status(status)) => {
+                say(&running(&status));
+                exit::OK
+            }
+            Ok(other) => client::unexpected(&other),
+            Err(client::ClientError::NotRunning { .. }) => self.not_running(),
+            Err(error) => fail(error.code(), error),
+        }
+    }
+
+    fn not_running(&self) -> u8 {
+        let dir = match self.place.state_dir() {
+            Ok(dir) => dir,
+            Err(error) => return fail(exit::USAGE, error),
+        };
+        let history = History::fold(ledger_file::read_lines(&dir).unwrap_or_default().lines);
+        let last = history.incidents.values().next_back();
+        if self.json {
+            let told = serde_json::json!({
+                "name": self.place.name,
+                "state": "not-running",
+                "last_run": history.last_run,
+                "last": last,
+            });
+            say(&format!("{told}\n"));
+        } else {
+            say(&ended(&self.place.name, &history, last));
+        }
+        exit::NOT_RUNNING
+    }
+}
+
+fn running(status: &control::Status) -> String {
+    let mut words = vec![status.name.clone(), status.state.clone()];
+    words.push(format!("generation {}", status.generation));
+    words.extend(status.pid.map(|pid| format!("pid {pid}")));
+    words.extend(status.up_ms.map(|ms| format!("up {}", human::millis(ms))));
+    words.extend(status.memory.map(|n| format!("memory {}", human::bytes(n))));
+    words.extend(status.version.as_ref().map(|v| format!("{} {v}", status.profile)));
+    let mut lines = vec![words.join("   ")];
+    lines.extend(status.says.as_ref().map(|says| format!("says      {says}")));
+    lines.extend(status.drain.as_ref().map(|drain| {
+        let blockers = drain.blockers.join(", ");
+        format!("drain     {}: {} left   {blockers}", drain.phase, drain.total_left())
+    }));
+    lines.push(format!(
+        "since     {}: {} asked for, {}",
+        human::wall(status.since_ms, clock::wall_ms()),
+        plural(status.restarts, "restart"),
+        match status.crashes {
+            1 => "1 crash".to_owned(),
+            n => format!("{n} crashes"),
+        },
+    ));
+    lines.push(match (status.pending, status.due_ms) {
+        (Some(id), Some(ms)) if ms > 0 => format!("pending   {id}, due in {}", human::millis(ms)),
+        (Some(id), _) => format!("pending   {id}, under way"),
+        (None, _) => "pending   none".to_owned(),
+    });
+    if let Some(ms) = status.next_ms.filter(|_| status.state != "ready") {
+        lines.push(format!("next      in {} at the latest", human::millis(ms)));
+    }
+    lines.push(format!("command   {}\n", status.command));
+    lines.join("\n")
+}
+
+fn ended(name: &str, history: &History, last: Option<&Incident>) -> String {
+    let now = clock::wall_ms();
+    let Some(run) = &history.last_run else {
+        return format!("{name}   not running; nothing is known of an earlier run\n");
+    };
+    let end = match run.left {
+        Some((at, code)) => {
+            format!("the supervisor left at {} with code {code}", human::wall(at, now))
+        }
+        None => "the supervisor did not leave by itself: it was killed, or the machine went down"
+            .to_owned(),
+    };
+    let mut text = format!("{name}   not running; {end}\ncommand   {}\n", run.command);
+    if let Some(incident) = last {
+        text += &format!("last      {}", super::why::line(incident, now));
+    }
+    text
+}
+
+fn plural(n: u64, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}

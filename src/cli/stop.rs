@@ -1,0 +1,52 @@
+//! `lockkeeper stop`
+
+use clap::Args;
+
+use crate::protocol::{
+    control::{Answer, Body, Verb},
+    exit,
+};
+
+use super::{Place, client, fail, say};
+
+/// Asks the supervisor to stop the gateway and leave. Said again, it hurries; a third time, it
+/// kills.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  lockkeeper stop --wait")]
+pub(super) struct Stop {
+    #[command(flatten)]
+    place: Place,
+    /// Return only when the supervisor has gone.
+    #[arg(long)]
+    wait: bool,
+}
+
+impl Stop {
+    pub(super) fn run(self) -> u8 {
+        let wait = self.wait;
+        let mut told = false;
+        let ended = client::converse(&self.place, Verb::Stop { wait }, |body| match body {
+            Body::Answer(Answer::Done) => {
+                say(if wait { "stopping ...\n" } else { "stopping\n" });
+                told = true;
+                if wait { None } else { Some(Ok(exit::OK)) }
+            }
+            Body::Answer(other) => Some(Ok(client::unexpected(&other))),
+            Body::Error(error) => Some(Err(error)),
+            Body::Event(phase) => {
+                say(&client::phase_line(&phase));
+                None
+            }
+            Body::Verdict(_) => None,
+        });
+        match ended {
+            Ok(code) => code,
+            // It closed the connection by leaving: what was waited for.
+            Err(client::ClientError::Gone) if told => {
+                say("stopped\n");
+                exit::OK
+            }
+            Err(error) => fail(error.code(), error),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! `lockkeeper why`
+
+use clap::Args;
+
+use crate::{
+    protocol::{
+        control::{RestartId, Verdict},
+        exit,
+    },
+    supervisor::{
+        event::Then,
+        ledger::{History, Incident, Kind},
+    },
+    sys::{clock, ledger_file},
+};
+
+use super::{Place, fail, human, say};
+
+/// Tells every restart, crash and stop: who asked, why, what happened, how long it took. Reads the
+/// ledger, and needs no running supervisor.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lockkeeper why\n  lockkeeper why r-0007\n  lockkeeper why --json"
+)]
+pub(super) struct Why {
+    #[command(flatten)]
+    place: Place,
+    /// Only this one, with every detail.
+    #[arg(value_name = "ID")]
+    id: Option<RestartId>,
+    /// A JSON array, oldest first; with ID, one object.
+    #[arg(long)]
+    json: bool,
+    /// At most so many, the newest.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    last: usize,
+}
+
+impl Why {
+    pub(super) fn run(self) -> u8 {
+        let dir = match self.place.state_dir() {
+            Ok(dir) => dir,
+            Err(error) => return fail(exit::USAGE, error),
+        };
+        let history = match ledger_file::read_lines(&dir) {
+            Ok(held) => History::fold(held.lines),
+            Err(error) => {
+                return fail(exit::FAILURE, format!("ledger in {}: {error}", dir.display()));
+            }
+        };
+        let now = clock::wall_ms();
+        if let Some(id) = self.id {
+            let Some(incident) = history.incidents.get(&id) else {
+                return fail(
+                    exit::FAILURE,
+                    format!("{id} is not in the ledger; see: lockkeeper why"),
+                );
+            };
+            if self.json {
+                say(&format!("{}\n", serde_json::to_string(incident).unwrap_or_default()));
+            } else {
+                say(&details(incident, now));
+            }
+            return exit::OK;
+        }
+        let skip = history.incidents.len().saturating_sub(self.last);
+        let latest: Vec<_> = history.incidents.values().skip(skip).collect();
+        if self.json {
+            say(&format!("{}\n", serde_json::to_string(&latest).unwrap_or_default()));
+        } else if latest.is_empty() {
+            say("nothing has happened yet: no restart, no crash, no stop\n");
+        } else {
+            say(&latest.iter().rev().map(|incident| line(incident, now)).collect::<String>());
+        }
+        exit::OK
+    }
+}
+
+/// One incident on one line, with its end.
+pub(super) fn line(incident: &Incident, now: u64) -> String {
+    let took = incident.took_ms.map_or_else(|| "under way".to_owned(), human::millis);
+    format!(
+        "{}  {}  {:<7}  {}  {took}  {}\n",
+        incident.id,
+        human::wall(incident.at, now),
+        incident.kind.to_string(),
+        cause(incident),
+        result(incident),
+    )
+}
+
+fn cause(incident: &Incident) -> String {
+    let mut text = match (&incident.by, incident.ends.first()) {
+        (Some(by), _) if incident.reason.is_empty() => format!("by {}", human::requester(by)),
+        (Some(by), _) => format!("by {}: {}", human::requester(by), incident.reason),
+        (None, Some(end)) => {
+            let peak = end.peak_bytes.map(|n| format!(", {} peak", human::bytes(n)));
+            let ran = human::millis(end.ran_ms);
+            format!("{} after {ran}{}", human::exit(end.exit), peak.unwrap_or_default())
+        }
+        (None, None) => incident.reason.clone(),
+    };
+    if incident.joined > 0 {
+        text += &format!(", joined by {}", incident.joined);
+    }
+    text
+}
+
+fn result(incident: &Incident) -> String {
+    let cut = if incident.was_cut() { "work was cut" } else { "nothing cut" };
+    let followed = incident.ends.last().map(|end| match end.then {
+        Then::Respawn => "respawned at once".to_owned(),
+        Then::Backoff(wait) => {
+            format!("backoff {}", human::millis(crate::protocol::control::millis(wait)))
+        }
+        Then::HalfOpen(_) => "start limit".to_owned(),
+        Then::Judge => "judged".to_owned(),
+        Then::Recover => "recovery".to_owned(),
+        Then::Leave(code) => format!("left with code {code}"),
+    });
+    match (incident.kind, incident.verdict) {
+        (
+            Kind::Restart | Kind::Stop,
+            Some(Verdict::Respawned { .. } | Verdict::InProcess { .. }),
+        ) => cut.to_owned(),
+        (Kind::Stop, Some(Verdict::Stopped)) => cut.to_owned(),
+        (_, Some(Verdict::Refused(refusal))) => format!("refused: {refusal}"),
+        (_, Some(Verdict::Cancelled)) => "cancelled".to_owned(),
+        (Kind::Restart, Some(Verdict::Stopped)) => "overtaken by a stop".to_owned(),
+        (_, Some(Verdict::StartLimit)) => "start limit".to_owned(),
+        (_, Some(Verdict::Parked { code })) => format!("parked with code {code}"),
+        (Kind::Crash | Kind::Exit, Some(_)) | (_, None) => followed.unwrap_or_default(),
+    }
+}
+
+/// Every detail of one incident.
+fn details(incident: &Incident, now: u64) -> String {
+    let mut text = line(incident, now);
+    for joiner in &incident.joiners {
+        text += &format!("  joined by {}: {}\n", human::requester(&joiner.by), joiner.reason);
+    }
+    for phase in &incident.phases {
+        text += &format!("  {:<10} {}\n", phase.name, human::millis(phase.ms));
+    }
+    for end in &incident.ends {
+        let peak = end.peak_bytes.map_or_else(|| "unknown".to_owned(), human::bytes);
+        text += &format!(
+            "  generation {} (pid {}) ended by {} after {}, peak memory {peak}{}\n",
+            end.generation,
+            end.pid,
+            human::exit(end.exit),
+            human::millis(end.ran_ms),
+            if end.cut { ", work was cut" } else { "" },
+        );
+    }
+    text
+}

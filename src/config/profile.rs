@@ -1,0 +1,137 @@
+//! Profiles: named sets of values to start from. What a file says outranks them, key by key.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use toml::Value;
+
+use super::{
+    Effective,
+    handlers::HandlersBy,
+    layers::{Layers, Leaf, Origin},
+    openclaw::{Contract, Facts, Stay},
+    settings::Settings,
+};
+use crate::protocol::signal::Signal;
+
+/// The profiles there are.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProfileName {
+    /// The defaults: any program.
+    #[default]
+    Generic,
+    /// The OpenClaw gateway (npm `openclaw`).
+    Openclaw,
+}
+
+impl ProfileName {
+    /// Every profile.
+    pub const ALL: &[Self] = &[Self::Generic, Self::Openclaw];
+
+    /// Its name in a file and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Generic => "generic",
+            Self::Openclaw => "openclaw",
+        }
+    }
+}
+
+/// A text that names no profile.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("`{0}` is not a profile; there are `generic` and `openclaw`")]
+pub struct UnknownProfile(String);
+
+impl FromStr for ProfileName {
+    type Err = UnknownProfile;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.iter().copied().find(|profile| profile.name() == text);
+        known.ok_or_else(|| UnknownProfile(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ProfileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The values of the profile `openclaw` for a child of which this is known.
+pub fn openclaw(facts: &Facts) -> Vec<Leaf> {
+    let contract = facts.contract();
+    let restart_signal = match contract {
+        // On SIGUSR1 the current one opens Node's inspector and restarts nothing.
+        Contract::Current => Signal::Usr2,
+        Contract::Legacy => Signal::Usr1,
+    };
+    let handlers = match contract {
+        // It installs all its handlers together. Node itself catches SIGTERM from the first
+        // moment, and dies of it until then.
+        Contract::Current => HandlersBy::Signal(restart_signal),
+        // SIGUSR1 is Node's own for as long, too: nothing but being ready tells.
+        Contract::Legacy => HandlersBy::Ready,
+    };
+    let mut values: Vec<(&str, Value)> = vec![
+        ("ready.via", facts.via().to_string().into()),
+        ("ready.status", 200.into()),
+        ("ready.field", facts.field().to_string().into()),
+        ("ready.timeout", "120s".into()),
+        ("ready.handlers", handlers.to_string().into()),
+        // 315 s of drain, 10 s of reserve, 5 s of margin.
+        ("stop.grace", "330s".into()),
+        // Without a handler yet, SIGTERM would kill it in the middle of its start.
+        ("stop.hold", "10s".into()),
+        ("restart.signal", restart_signal.name().into()),
+        ("restart.in_process_signal", restart_signal.name().into()),
+        ("restart.grace", "330s".into()),
+        ("env.set.OPENCLAW_SUPERVISOR_MODE", "external".into()),
+        ("env.set.OPENCLAW_SERVICE_REPAIR_POLICY", "external".into()),
+        // Else the process that we spawn is a launcher, which dies of SIGUSR2 and leaves the
+        // gateway with its port to nobody.
+        ("env.set.OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED", "1".into()),
+    ];
+    let mut removed = vec!["OPENCLAW_SYSTEMD_UNIT", "NODE_COMPILE_CACHE"];
+    match facts.stay {
+        // It outranks the external mode, so that a restart would stay in the process unasked.
+        Stay::Respawns => removed.insert(0, "OPENCLAW_NO_RESPAWN"),
+        Stay::InProcess => values.push(("env.set.OPENCLAW_NO_RESPAWN", "1".into())),
+    }
+    values.push(("env.remove", removed.into()));
+    if let Some(prefix) = &facts.prefix {
+        let with = |words: &[&str]| -> Value {
+            let prefix = prefix.iter().map(String::as_str);
+            prefix.chain(words.iter().copied()).collect::<Vec<_>>().into()
+        };
+        if contract == Contract::Current {
+            let judge =
+                ["gateway", "restart-handoff", "consume", "--expected-pid", "{pid}", "--json"];
+            values.push(("exit.judge", with(&judge)));
+        }
+        let doctor = ["doctor", "--fix", "--yes", "--non-interactive"];
+        values.push(("exit.recover", with(&doctor)));
+    }
+    let origin = Origin::Profile(ProfileName::Openclaw);
+    let leaf =
+        |(key, value): (&str, Value)| Leaf { key: key.to_owned(), value, origin: origin.clone() };
+    values.into_iter().map(leaf).collect()
+}
+
+/// A profile's values as TOML, for people; `openclaw` as it is for a current version on its
+/// default port, `generic` as the defaults.
+pub fn render(name: ProfileName) -> String {
+    let facts = Facts { prefix: Some(vec!["openclaw".into()]), ..Facts::default() };
+    let mut layers = Layers::default();
+    match name {
+        ProfileName::Generic => {}
+        ProfileName::Openclaw => openclaw(&facts).into_iter().for_each(|leaf| layers.add(leaf)),
+    }
+    // The types of a profile's values are settled by a test.
+    let settings = layers.settings().unwrap_or_default();
+    let settings = Settings { profile: name, ..settings };
+    let effective =
+        Effective { settings, origins: layers.into_origins(), version: None, notes: Vec::new() };
+    effective.render_only(|origin| name == ProfileName::Generic || *origin != Origin::Default)
+}

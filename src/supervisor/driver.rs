@@ -1,0 +1,647 @@
+//! Carries out what the machine asks for, and reports what happened.
+//!
+//! ```text
+//!   signals ─┐                        ┌─► processes (driver/child.rs, driver/hooks.rs)
+//!   notify ──┤► facts ► machine ► actions ─► ledger, log, clients (driver/story.rs)
+//!   control ─┤    ▲        ▲          └─► service manager
+//!   reports ─┘    │     scheduler (one restart of many requests; driver/requests.rs)
+//!   clock ────────┘
+//! ```
+//!
+//! One task, one loop, one thread. It never blocks: what takes time (a hook, a probe, a successor
+//! being prepared) runs in a task of its own that ends in a [`Report`]. Everything that the loop
+//! waits for is an event or a deadline of the machine; an idle supervisor does not wake up.
+#![allow(clippy::disallowed_methods)]
+
+mod child;
+mod environment;
+mod hooks;
+mod orphan;
+mod requests;
+mod story;
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::{
+    config::{self, Effective, driver::openclaw_probe, probe::Probe},
+    protocol::{
+        control::{Phase, RestartId, Verdict, millis, shown_command},
+        exit::{self, ChildExit},
+        notify::DrainProgress,
+    },
+    restart::{
+        grant::{GrantPolicy, Grants},
+        scheduler::{self, Scheduler, SchedulerPolicy},
+    },
+    sys::{
+        clock,
+        control::ControlServer,
+        hook::Output,
+        ledger_file::LedgerFile,
+        lock::{ChildLock, GatewayLock, Holder, LockError},
+        notify::NotifySocket,
+        process::SpawnError,
+        reaper,
+        signals::Signals,
+        socket_path::BindError,
+        stage::{Stage, StageError},
+        state_dir::{self, StateDirError},
+        tree,
+        upstream::{self, Upstream},
+    },
+};
+
+use self::{
+    child::Processes,
+    environment::Environment,
+    hooks::Hooks,
+    requests::Asked,
+    story::{Story, seconds},
+};
+use super::{
+    event::{Action, Event, Goal, Target},
+    ledger::{Entry, History},
+    machine::{State, Supervisor},
+    policy::ReadyVia,
+};
+
+/// File name of the control socket, in the state folder.
+pub const CONTROL_SOCKET: &str = "control.sock";
+/// File name of the notify socket, in the state folder.
+pub const NOTIFY_SOCKET: &str = "notify.sock";
+
+/// The longest that an operator may put off a restart.
+const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
+/// What the service manager is asked for while a stop makes progress.
+const EXTEND_BY: Duration = Duration::from_secs(30);
+
+/// What a supervisor starts from.
+#[derive(Debug)]
+pub struct Setup {
+    /// The name under which it runs.
+    pub name: String,
+    /// Absolute path of the state folder.
+    pub state_dir: PathBuf,
+    /// The settings.
+    pub effective: Effective,
+    /// Our own environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// How long to stand by while another holds the lock. Zero: not at all.
+    pub wait_lock: Duration,
+}
+
+/// Why a supervisor could not begin.
+#[derive(Debug, Error)]
+pub enum DriveError {
+    /// The state folder cannot be used.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// The lock cannot be had.
+    #[error("cannot start: {0}")]
+    Lock(#[from] LockError),
+    /// A socket cannot be made.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system has nothing to spare at all.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+    /// `control.group` does not exist.
+    #[error("control.group: there is no group `{0}`")]
+    NoGroup(String),
+}
+
+impl DriveError {
+    /// The exit code that tells it.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Lock(LockError::Held { .. }) => exit::UNAVAILABLE,
+            Self::StateDir(_) | Self::Lock(_) | Self::Bind(_) | Self::System(_) => {
+                exit::CANNOT_CREATE
+            }
+            Self::NoGroup(_) => exit::CONFIG,
+        }
+    }
+}
+
+/// What a task of ours has to say.
+#[derive(Debug)]
+enum Report {
+    /// A probe was answered.
+    Ready { generation: u64 },
+    /// A probe that had been answered is not answered any more.
+    Reloading { generation: u64 },
+    /// A successor waits, or cannot be prepared.
+    Staged { generation: u64, staged: Result<Stage, StageError> },
+    /// A successor became the command, or did not.
+    Released { generation: u64, released: Result<(), StageError> },
+    /// A hook has ended.
+    HookEnded { pid: u32, exit: ChildExit, output: Output },
+    /// Nothing is left of an earlier supervisor's child.
+    OrphanGone,
+}
+
+/// Runs a supervisor until it leaves. Gives its exit code.
+///
+/// # Errors
+///
+/// If it cannot begin; no child was started then.
+pub async fn drive(setup: Setup) -> Result<u8, DriveError> {
+    // Before all else: until then a signal would end us without a word.
+    let mut signals = Signals::install()?;
+    state_dir::prepare(&setup.state_dir)?;
+    if state_dir::is_network_fs(&setup.state_dir) {
+        tracing::warn!(
+            "{} is on a network file system, whose locks may not hold; use a local folder",
+            setup.state_dir.display()
+        );
+    }
+    let me = Holder::ours(shown_command(&setup.effective.settings.command));
+    let Some(lock) = acquire(&setup, &me, &mut signals).await? else { return Ok(exit::OK) };
+    let mut driver = Driver::new(setup, signals, lock)?;
+    Ok(driver.run().await)
+}
+
+/// Takes the lock, standing by if so asked. `None`: a stop came while we stood by.
+async fn acquire(
+    setup: &Setup,
+    me: &Holder,
+    signals: &mut Signals,
+) -> Result<Option<GatewayLock>, DriveError> {
+    match GatewayLock::try_acquire(&setup.state_dir, me) {
+        Err(held @ LockError::Held { .. }) if !setup.wait_lock.is_zero() => {
+            tracing::info!("standing by for {}: {held}", seconds(setup.wait_lock));
+        }
+        other => return Ok(Some(other?)),
+    }
+    let taken = GatewayLock::acquire_within(&setup.state_dir, me, setup.wait_lock);
+    tokio::pin!(taken);
+    loop {
+        tokio::select! {
+            lock = &mut taken => return Ok(Some(lock?)),
+            received = signals.next() => {
+                if requests::is_stop(&received) {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// All that a running supervisor has.
+struct Driver {
+    name: String,
+    effective: Effective,
+    started_ms: u64,
+    nonce: String,
+    machine: Supervisor,
+    scheduler: Scheduler,
+    grants: Grants,
+    /// The restart that the machine is at, as it was asked for.
+    asked: Option<Asked>,
+    /// The stop that was asked for first.
+    stop_id: Option<RestartId>,
+    story: Story,
+    processes: Processes,
+    hooks: Hooks,
+    environment: Environment,
+    /// What the config looks at in our environment.
+    config_environment: config::Environment,
+    signals: Signals,
+    notify: NotifySocket,
+    control: ControlServer,
+    upstream: Upstream,
+    /// When the service manager wants to hear from us, and how often.
+    watchdog: Option<(Instant, Duration)>,
+    /// What the child last said of itself.
+    says: Option<String>,
+    drain: Option<DrainProgress>,
+    /// When somebody else's doing was last complained of, and how much was not told since.
+    complained: Option<Instant>,
+    unsaid: u64,
+    reports: mpsc::Receiver<Report>,
+    _lock: GatewayLock,
+}
+
+impl Driver {
+    fn new(setup: Setup, signals: Signals, lock: GatewayLock) -> Result<Self, DriveError> {
+        let Setup { name, state_dir, effective, environment: ours, wait_lock: _ } = setup;
+        let settings = &effective.settings;
+        reaper::become_subreaper()?;
+        for signal in [settings.stop.signal, settings.restart.signal] {
+            // One that cannot be caught can still be sent.
+            let _ = signals.catch(signal);
+        }
+        let _ = signals.catch(settings.restart.in_process_signal);
+        let child_lock = ChildLock::open(&state_dir)?;
+        let control_path = state_dir.join(CONTROL_SOCKET);
+        let notify_path = state_dir.join(NOTIFY_SOCKET);
+        let notify = NotifySocket::bind(&notify_path)?;
+        let control = ControlServer::bind(&control_path, control_group(&settings.control.group)?)?;
+        let (ledger, lines) = LedgerFile::open(&state_dir);
+        let history = History::fold(lines.lines);
+        let mut story = Story::new(ledger, history.next_id());
+
+        let own = |name: &str| ours.iter().find(|(key, _)| key == name).map(|(_, v)| v.clone());
+        let upstream = Upstream::from_env(own("NOTIFY_SOCKET"));
+        let period = upstream::watchdog_period(
+            own("WATCHDOG_USEC").as_deref().and_then(|v| v.to_str()),
+            own("WATCHDOG_PID").as_deref().and_then(|v| v.to_str()),
+            std::process::id(),
+        );
+        let now = clock::now();
+        let environment = Environment::new(ours, settings);
+        let policy = settings.policy();
+        let scheduler = Scheduler::new(SchedulerPolicy {
+            cooldown: settings.restart.cooldown.duration(),
+            max_delay: MAX_DELAY,
+            ..SchedulerPolicy::default()
+        });
+        let external = settings.restart.external;
+        let grants = Grants::new(GrantPolicy { external, ..GrantPolicy::default() });
+
+        let command = shown_command(&settings.command);
+        story.record(Entry::Started { pid: std::process::id(), command });
+        let (reporter, reports) = mpsc::channel(64);
+        tracing::info!("gateway lock held ({}), pid {}", state_dir.display(), std::process::id());
+        for note in &effective.notes {
+            tracing::info!("{note}");
+        }
+        Ok(Self {
+            name,
+            started_ms: clock::wall_ms(),
+            nonce: format!("{:032x}", fastrand::u128(..)),
+            machine: Supervisor::new(policy, fastrand::u64(..)),
+            scheduler,
+            grants,
+            asked: None,
+            stop_id: None,
+            story,
+            processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),
+            hooks: Hooks::new(reporter),
+            environment,
+            config_environment: config::driver::environment(),
+            signals,
+            notify,
+            control,
+            upstream,
+            watchdog: period.map(|period| (now + period, period)),
+            says: None,
+            drain: None,
+            complained: None,
+            unsaid: 0,
+            reports,
+            effective,
+            _lock: lock,
+        })
+    }
+
+    async fn run(&mut self) -> u8 {
+        let orphan = self.processes.has_orphan();
+        self.machine.handle_event(clock::now(), Event::Started { orphan });
+        loop {
+            if let Some(code) = self.carry_out() {
+                return self.leave(code);
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Waits for one thing to happen, and takes it in.
+    async fn wait(&mut self) {
+        let deadline = [
+            self.machine.poll_timeout(),
+            self.scheduler.poll_timeout(),
+            self.watchdog.map(|(at, _)| at),
+        ];
+        let deadline = deadline.into_iter().flatten().min();
+        tokio::select! {
+            biased;
+            received = self.signals.next() => self.on_signal(received),
+            Some(report) = self.reports.recv() => self.on_report(report),
+            received = self.notify.recv() => self.on_datagram(received),
+            incoming = self.control.next() => self.on_request(incoming),
+            () = sleep_until(deadline) => {}
+        }
+        // The clock decides and not the sleep, which may be late or have been overtaken.
+        let now = clock::now();
+        if self.machine.poll_timeout().is_some_and(|at| at <= now) {
+            self.machine.handle_timeout(now);
+        }
+        self.scheduler.handle_timeout(now);
+        if let Some((at, period)) = self.watchdog.filter(|(at, _)| *at <= now) {
+            self.upstream.watchdog();
+            // From now on, after a sleep of the machine: not once for each period that was missed.
+            self.watchdog = Some((now.max(at) + period, period));
+        }
+    }
+
+    /// Carries out all that scheduler and machine ask for. Gives the code to leave with, at last.
+    fn carry_out(&mut self) -> Option<u8> {
+        loop {
+            if let Some(action) = self.scheduler.poll_action() {
+                self.on_scheduled(action);
+            } else if let Some(action) = self.machine.poll_action() {
+                if let Action::Exit { code } = action {
+                    return Some(code);
+                }
+                self.act(action);
+            } else {
+                return None;
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let now = clock::now();
+        match action {
+            Action::Spawn { generation } => self.spawn(generation),
+            Action::WatchReady { generation } => {
+                if let Some(probe) = self.probe() {
+                    self.processes.watch_ready(generation, &probe, child::Watch::Start);
+                }
+            }
+            Action::Inspect { generation } => {
+                let handlers = self.processes.handlers(&self.effective.settings);
+                self.machine.handle_event(now, Event::HandlersSeen { generation, handlers });
+            }
+            Action::Check { id } => {
+                self.story.phase(now, "check", Phase::Checking);
+                self.check(id);
+            }
+            Action::Stage { generation } => {
+                self.story.phase(now, "stage", Phase::Staging);
+                self.stage(generation);
+            }
+            Action::DropStage => self.processes.drop_stage(),
+            Action::AbortHooks => self.hooks.abort(),
+            Action::Signal { signal, to, .. } => {
+                let leader = self.processes.leader_pid();
+                match (to, self.machine.state()) {
+                    (Target::Leader, State::Draining(goal)) => {
+                        self.drain = None;
+                        let grace = self.machine.poll_timeout().map(|at| at - now);
+                        let grace = grace.unwrap_or_default();
+                        let grace_ms = millis(grace);
+                        let pid = leader.unwrap_or_default();
+                        self.story.phase(now, "drain", Phase::Draining { pid, grace_ms });
+                        tracing::info!(
+                            "generation {}: {signal} to pid {pid}, at most {} to leave",
+                            self.machine.generation(),
+                            seconds(grace)
+                        );
+                        self.begin_emission(now, goal);
+                    }
+                    (Target::Group | Target::Tree, _) => {
+                        self.story.phase(now, "end", Phase::Ending);
+                        tracing::warn!(
+                            "generation {}: out of time, {signal} to its {}",
+                            self.machine.generation(),
+                            if to == Target::Group { "group" } else { "whole tree" }
+                        );
+                    }
+                    (Target::Leader, _) => {}
+                }
+                self.processes.signal(signal, to);
+                if self.machine.state() == State::Draining(Goal::Reload)
+                    && let Some(probe) = self.probe()
+                {
+                    let generation = self.machine.generation();
+                    self.processes.watch_ready(generation, &probe, child::Watch::Restart);
+                }
+            }
+            Action::Sweep { generation, signal } => {
+                if self.processes.sweep(signal) {
+                    self.machine.handle_event(now, Event::TreeEmpty { generation });
+                }
+            }
+            Action::Evict { signal } => self.processes.evict(signal),
+            Action::Judge { generation, beside } => self.judge(generation, beside),
+            Action::Recover { generation } => self.recover(generation),
+            Action::AnnounceReady { generation, first } => {
+                let after = self.processes.ready_after(now);
+                let pid = self.processes.leader_pid().unwrap_or_default();
+                tracing::info!(
+                    "generation {generation}: pid {pid}, ready in {}{}",
+                    seconds(after),
+                    self.probe().map(|probe| format!(" ({probe})")).unwrap_or_default()
+                );
+                let after_ms = millis(after);
+                self.story.record(Entry::Ready { generation, after_ms });
+                self.story.recovered(now, generation);
+                let status = format!("generation {generation} ready, pid {pid}");
+                if first {
+                    if !self.upstream.ready(&status) {
+                        tracing::warn!("the service manager does not read: READY=1 was dropped");
+                    }
+                } else {
+                    self.upstream.status(&status);
+                }
+            }
+            Action::AnnounceStopping => {
+                self.scheduler.handle_event(now, scheduler::Event::Stopping);
+                self.upstream.stopping("stopping");
+            }
+            Action::Served { id } => self.settle(now, id),
+            Action::Verdict { id, verdict } => {
+                self.refused_or_done(now, id, verdict);
+                self.story.verdict(now, id, verdict);
+            }
+            Action::Ended(outcome) => {
+                let asked = self.ended_for(outcome.goal);
+                let (pid, peak) = self.processes.last_end();
+                self.story.ended(now, &outcome, asked, pid, peak);
+                self.drain = None;
+                self.says = None;
+                let status = format!("generation {} ended by {}", outcome.generation, outcome.exit);
+                self.upstream.status(&status);
+            }
+            // Taken out by `carry_out`.
+            Action::Exit { .. } => {}
+        }
+    }
+
+    fn spawn(&mut self, generation: u64) {
+        let environment = self.environment.of(self.given(generation));
+        match self.processes.spawn(generation, &self.effective.settings.command, &environment) {
+            Ok(child::Started::Running) => self.on_started(generation),
+            // A staged successor becomes the command; a report follows.
+            Ok(child::Started::Releasing) => {}
+            Err(error) => self.on_spawn_failed(generation, &error),
+        }
+    }
+
+    fn on_started(&mut self, generation: u64) {
+        if !self.processes.announce() {
+            return;
+        }
+        let now = clock::now();
+        self.machine.handle_event(now, Event::Spawned { generation });
+        let pid = self.processes.leader_pid().unwrap_or_default();
+        self.story.record(Entry::Spawned { generation, pid });
+        self.story.phase(now, "respawn", Phase::Spawned { pid });
+        self.processes.record_child(generation, &shown_command(&self.effective.settings.command));
+    }
+
+    fn on_spawn_failed(&mut self, generation: u64, error: &SpawnError) {
+        let now = clock::now();
+        let failure = error.kind;
+        let source = &error.source;
+        tracing::error!("generation {generation}: {error} ({source})");
+        let text = format!("{error} ({source})");
+        self.story.record(Entry::SpawnFailed { generation, failure, error: text });
+        let boot = clock::boot_now();
+        self.machine.handle_event(now, Event::SpawnFailed { generation, failure, boot });
+    }
+
+    fn stage(&mut self, generation: u64) {
+        let environment = self.environment.of(self.given(generation));
+        let command = &self.effective.settings.command;
+        if let Err(error) = self.processes.stage(generation, command, &environment) {
+            self.on_staged(generation, Err(error.into()));
+        }
+    }
+
+    fn on_staged(&mut self, generation: u64, staged: Result<Stage, StageError>) {
+        let ok = staged.is_ok();
+        match staged {
+            Ok(stage) => self.processes.keep_stage(generation, stage),
+            Err(error) => {
+                let why = std::error::Error::source(&error).map(|s| format!(" ({s})"));
+                tracing::error!(
+                    "the successor cannot be prepared: {error}{}",
+                    why.unwrap_or_default()
+                );
+                self.processes.drop_stage();
+            }
+        }
+        self.machine.handle_event(clock::now(), Event::StageFinished { generation, ok });
+    }
+
+    fn on_report(&mut self, report: Report) {
+        let now = clock::now();
+        match report {
+            Report::Ready { generation } => {
+                self.machine.handle_event(now, Event::ReadySeen { generation });
+            }
+            Report::Reloading { generation } => {
+                self.machine.handle_event(now, Event::ReloadingSeen { generation });
+            }
+            Report::Staged { generation, staged } => self.on_staged(generation, staged),
+            Report::Released { generation, released } => match released {
+                Ok(()) => self.on_started(generation),
+                Err(StageError::Spawn(error)) => {
+                    self.processes.forget_leader();
+                    self.on_spawn_failed(generation, &error);
+                }
+                // It ended in between. It was the child, and its exit tells the rest.
+                Err(StageError::Ended { .. } | StageError::Socket { .. }) => {
+                    self.on_started(generation);
+                }
+            },
+            Report::HookEnded { pid, exit, output } => self.on_hook_ended(pid, exit, &output),
+            Report::OrphanGone => {
+                tracing::info!("nothing is left of the earlier supervisor's child");
+                self.machine.handle_event(now, Event::OrphanGone);
+            }
+        }
+    }
+
+    /// Reaps all that has died.
+    fn reap(&mut self) {
+        while let reaper::Peek::Dead(pid) = self.processes.peek() {
+            let generation = self.machine.generation();
+            if let Some(hook) = self.hooks.find(pid) {
+                hook.ended(self.processes.reap_other(pid));
+            } else if let Some(end) = self.processes.reap(pid) {
+                // One that died before we heard that it runs: it did run.
+                if !end.announced {
+                    self.on_started(generation);
+                }
+                let child::LeaderEnd { exit, ran, .. } = end;
+                let boot = clock::boot_now();
+                let event = Event::LeaderExited { generation, exit, ran, boot };
+                self.machine.handle_event(clock::now(), event);
+            } else {
+                self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
+            }
+        }
+        if let State::Sweeping(_) = self.machine.state()
+            && self.processes.is_empty()
+        {
+            let generation = self.machine.generation();
+            self.machine.handle_event(clock::now(), Event::TreeEmpty { generation });
+        }
+    }
+
+    /// Ends what is left of ours, and says goodbye.
+    fn leave(&mut self, code: u8) -> u8 {
+        self.hooks.abort();
+        self.processes.drop_stage();
+        self.story.left(clock::now(), code);
+        self.processes.remove_sockets();
+        tracing::info!("leaving with code {code}");
+        code
+    }
+
+    /// How the child's port tells that it is ready, with what is known at this moment: a config
+    /// edit may have moved the port.
+    fn probe(&self) -> Option<Probe> {
+        let settings = &self.effective.settings;
+        match settings.policy().ready.via {
+            ReadyVia::Probe => openclaw_probe(&self.effective, &self.config_environment),
+            ReadyVia::Auto | ReadyVia::Notify | ReadyVia::Spawned => None,
+        }
+    }
+
+    fn given(&self, generation: u64) -> environment::Given<'_> {
+        environment::Given {
+            notify: self.processes.notify_path(),
+            control: self.processes.control_path(),
+            lock: self.processes.lock_path(),
+            lock_fd: self.processes.lock_fd(),
+            nonce: &self.nonce,
+            generation,
+            expected_ms: self.story.expected_ms(),
+        }
+    }
+
+    /// A verdict without a process: the scheduler's slot is free again.
+    fn refused_or_done(&mut self, now: Instant, id: RestartId, verdict: Verdict) {
+        match verdict {
+            Verdict::Refused(_) | Verdict::Cancelled => self.release_refused(now, id),
+            Verdict::Respawned { .. }
+            | Verdict::InProcess { .. }
+            | Verdict::Stopped
+            | Verdict::StartLimit
+            | Verdict::Parked { .. } => self.settle(now, id),
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn control_group(name: &str) -> Result<Option<u32>, DriveError> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let group = nix::unistd::Group::from_name(name).ok().flatten();
+    let group = group.ok_or_else(|| DriveError::NoGroup(name.to_owned()))?;
+    Ok(Some(group.gid.as_raw()))
+}
+
+/// Who a process is, for people: what it runs, shortened and without secrets.
+fn command_of(pid: u32) -> Option<String> {
+    tree::command_of(pid).map(|argv| shown_command(&argv))
+}

@@ -1,0 +1,482 @@
+//! The child's processes: its leader, its successor, and all that they left behind.
+
+use std::{
+    ffi::OsString,
+    io::IsTerminal,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use crate::{
+    config::{handlers::HandlersBy, probe::Probe, settings::Settings},
+    protocol::{exit::ChildExit, signal::Signal},
+    sys::{
+        clock,
+        lock::{ChildLock, ChildRecord},
+        probe,
+        process::{self, Launch, ProcessId, SpawnError, StdinFrom},
+        reaper::{self, Peek},
+        signals,
+        stage::{self, Stage},
+        tree::{self, Member},
+    },
+};
+
+use super::{
+    super::event::{Handler, Handlers, Target},
+    Report, orphan,
+};
+
+/// How many leftovers are named in the log.
+const NAMED: usize = 5;
+
+/// See the module.
+pub(super) struct Processes {
+    own: u32,
+    child_lock: Arc<ChildLock>,
+    notify_path: PathBuf,
+    control_path: PathBuf,
+    stdin: StdinFrom,
+    leader: Option<Leader>,
+    last_end: (u32, Option<u64>),
+    stage: Option<Slot>,
+    /// Processes of ours that are no part of the child's tree: hooks, stages, and what was there
+    /// before we began (a shell that `exec`s us may have jobs).
+    left_out: Vec<u32>,
+    watch: Option<AbortHandle>,
+    eviction: Option<AbortHandle>,
+    reporter: mpsc::Sender<Report>,
+}
+
+/// The living leader.
+struct Leader {
+    id: ProcessId,
+    /// Another process of the tree that the child named as its main one.
+    main: Option<ProcessId>,
+    since: Instant,
+    /// The same moment, on the clock that goes on in sleep.
+    boot: Duration,
+    /// It was told that it runs.
+    announced: bool,
+}
+
+/// A successor that is being prepared, or waits.
+struct Slot {
+    generation: u64,
+    pid: u32,
+    stage: Option<Stage>,
+    task: AbortHandle,
+}
+
+/// How a child came up.
+pub(super) enum Started {
+    /// It runs.
+    Running,
+    /// The staged successor was told to become it; a [`Report::Released`] follows.
+    Releasing,
+}
+
+/// How a leader ended.
+pub(super) struct LeaderEnd {
+    pub(super) exit: ChildExit,
+    pub(super) ran: Duration,
+    /// It had been told that it runs.
+    pub(super) announced: bool,
+}
+
+/// What a probe is to look for.
+#[derive(Clone, Copy)]
+pub(super) enum Watch {
+    /// The first answer.
+    Start,
+    /// No answer, and then an answer: the child builds itself anew.
+    Restart,
+}
+
+impl Processes {
+    pub(super) fn new(
+        child_lock: ChildLock,
+        notify_path: PathBuf,
+        control_path: PathBuf,
+        reporter: mpsc::Sender<Report>,
+    ) -> Self {
+        let own = std::process::id();
+        let stdin = if std::io::stdin().is_terminal() {
+            // A background group that reads its terminal is stopped by it.
+            StdinFrom::Null
+        } else {
+            StdinFrom::Inherit
+        };
+        Self {
+            own,
+            child_lock: Arc::new(child_lock),
+            notify_path,
+            control_path,
+            stdin,
+            leader: None,
+            last_end: (0, None),
+            stage: None,
+            left_out: tree::direct_children(own).iter().map(|m| m.id.pid).collect(),
+            watch: None,
+            eviction: None,
+            reporter,
+        }
+    }
+
+    pub(super) fn notify_path(&self) -> &Path {
+        &self.notify_path
+    }
+
+    pub(super) fn control_path(&self) -> &Path {
+        &self.control_path
+    }
+
+    pub(super) fn lock_path(&self) -> &Path {
+        self.child_lock.path()
+    }
+
+    pub(super) fn lock_fd(&self) -> i32 {
+        self.child_lock.fd().as_raw_fd()
+    }
+
+    // --- coming up ---
+
+    pub(super) fn spawn(
+        &mut self,
+        generation: u64,
+        argv: &[String],
+        env: &[(OsString, OsString)],
+    ) -> Result<Started, SpawnError> {
+        self.stop_watching();
+        if let Some(started) = self.release(generation) {
+            return Ok(started);
+        }
+        let child = process::spawn(&self.launch(argv, env))?;
+        self.lead(child.id());
+        Ok(Started::Running)
+    }
+
+    fn launch<'a>(&'a self, argv: &'a [String], env: &'a [(OsString, OsString)]) -> Launch<'a> {
+        Launch { argv, env, stdin: self.stdin, child_lock: Some(self.child_lock.fd()) }
+    }
+
+    fn lead(&mut self, id: ProcessId) {
+        self.leader = Some(Leader {
+            id,
+            main: None,
+            since: clock::now(),
+            boot: clock::boot_now(),
+            announced: false,
+        });
+    }
+
+    /// Lets the successor go that waits for this generation, if there is one.
+    fn release(&mut self, generation: u64) -> Option<Started> {
+        let slot = self.stage.take()?;
+        let waits = slot.generation == generation;
+        let Some(mut stage) = slot.stage.filter(|_| waits) else {
+            slot.task.abort();
+            return None;
+        };
+        // It may have died while it waited: the ordinary way is still open.
+        stage.release().ok()?;
+        self.left_out.retain(|pid| *pid != slot.pid);
+        let id = ProcessId::now_at(slot.pid).unwrap_or(ProcessId { pid: slot.pid, start_time: 0 });
+        self.lead(id);
+        let reporter = self.reporter.clone();
+        tokio::spawn(async move {
+            let released = stage.released().await;
+            let _ = reporter.send(Report::Released { generation, released }).await;
+        });
+        Some(Started::Releasing)
+    }
+
+    pub(super) fn stage(
+        &mut self,
+        generation: u64,
+        argv: &[String],
+        env: &[(OsString, OsString)],
+    ) -> Result<(), SpawnError> {
+        self.drop_stage();
+        let mut stage = stage::stage(&self.launch(argv, env), Path::new(OWN_EXE))?;
+        let pid = stage.pid();
+        self.left_out.push(pid);
+        let reporter = self.reporter.clone();
+        let task = tokio::spawn(async move {
+            let staged = stage.checked().await.map(|()| stage);
+            let _ = reporter.send(Report::Staged { generation, staged }).await;
+        });
+        let task = task.abort_handle();
+        self.stage = Some(Slot { generation, pid, stage: None, task });
+        Ok(())
+    }
+
+    /// A successor waits. One that was given up meanwhile ends by being dropped.
+    pub(super) fn keep_stage(&mut self, generation: u64, stage: Stage) {
+        if let Some(slot) = self.stage.as_mut().filter(|slot| slot.generation == generation) {
+            slot.stage = Some(stage);
+        }
+    }
+
+    /// Gives the successor up: its socket closes, and it ends by itself.
+    pub(super) fn drop_stage(&mut self) {
+        if let Some(slot) = self.stage.take() {
+            slot.task.abort();
+        }
+    }
+
+    /// Whether this call is the first to tell that the leader runs.
+    pub(super) fn announce(&mut self) -> bool {
+        let leader = self.leader.as_mut().filter(|leader| !leader.announced);
+        leader.map(|leader| leader.announced = true).is_some()
+    }
+
+    /// What was to become the leader did not.
+    pub(super) fn forget_leader(&mut self) {
+        self.leader = None;
+    }
+
+    /// Writes down who the child is, for a supervisor that comes after a SIGKILL of this one.
+    pub(super) fn record_child(&self, generation: u64, command: &str) {
+        let Some(leader) = &self.leader else { return };
+        let record = ChildRecord {
+            pid: leader.id.pid,
+            start_time: leader.id.start_time,
+            boot_id: clock::boot_id(),
+            generation,
+            command: command.to_owned(),
+        };
+        if let Err(error) = self.child_lock.record(&record) {
+            tracing::debug!("{}: {error}", self.child_lock.path().display());
+        }
+    }
+
+    /// Looks for readiness by the child's port.
+    pub(super) fn watch_ready(&mut self, generation: u64, port: &Probe, watch: Watch) {
+        self.stop_watching();
+        let target = probe::Target::from(port);
+        let (own, left_out) = (self.own, self.left_out.clone());
+        let members =
+            move || tree::members(own, &left_out).iter().map(|m| m.id.pid).collect::<Vec<_>>();
+        let reporter = self.reporter.clone();
+        let task = tokio::spawn(async move {
+            if let Watch::Restart = watch {
+                probe::until_gone(&target, &members).await;
+                let _ = reporter.send(Report::Reloading { generation }).await;
+            }
+            probe::until_ready(&target, &members, probe::FIRST_PAUSE, |why| {
+                tracing::debug!("generation {generation}: not ready: {why}");
+            })
+            .await;
+            let _ = reporter.send(Report::Ready { generation }).await;
+        });
+        self.watch = Some(task.abort_handle());
+    }
+
+    fn stop_watching(&mut self) {
+        if let Some(watch) = self.watch.take() {
+            watch.abort();
+        }
+    }
+
+    // --- alive ---
+
+    pub(super) fn leader_pid(&self) -> Option<u32> {
+        self.leader.as_ref().map(|leader| leader.id.pid)
+    }
+
+    pub(super) fn ready_after(&self, now: Instant) -> Duration {
+        self.leader.as_ref().map_or(Duration::ZERO, |l| now.saturating_duration_since(l.since))
+    }
+
+    /// How long the leader lives, sleep included.
+    pub(super) fn up(&self) -> Option<Duration> {
+        self.leader.as_ref().map(|l| clock::boot_now().saturating_sub(l.boot))
+    }
+
+    pub(super) fn memory(&self) -> Option<u64> {
+        tree::resident_bytes(self.main()?.pid)
+    }
+
+    fn main(&self) -> Option<ProcessId> {
+        let leader = self.leader.as_ref()?;
+        Some(leader.main.unwrap_or(leader.id))
+    }
+
+    /// The child says that another of its processes is the main one. False: it is not its own.
+    pub(super) fn set_main(&mut self, pid: u32) -> bool {
+        let is_own = self.owns(pid);
+        let id = ProcessId::now_at(pid).filter(|_| is_own);
+        match (&mut self.leader, id) {
+            (Some(leader), Some(id)) => {
+                leader.main = Some(id).filter(|id| *id != leader.id);
+                true
+            }
+            (None, _) | (_, None) => false,
+        }
+    }
+
+    /// Whether a process belongs to the child's tree.
+    pub(super) fn owns(&self, pid: u32) -> bool {
+        self.leader_pid() == Some(pid) || tree::contains(self.own, &self.left_out, pid)
+    }
+
+    pub(super) fn handlers(&self, settings: &Settings) -> Handlers {
+        let set = self.main().and_then(|main| signals::handlers(main.pid));
+        let by = settings.ready.handlers;
+        let of = |signal| match (set, by) {
+            (None, _) | (_, HandlersBy::Ready) => Handler::Unknown,
+            (Some(set), HandlersBy::Auto) if set.contains(signal) => Handler::Caught,
+            (Some(set), HandlersBy::Signal(shown)) if set.contains(shown) => Handler::Caught,
+            (Some(_), HandlersBy::Auto | HandlersBy::Signal(_)) => Handler::Absent,
+        };
+        Handlers {
+            stop: of(settings.stop.signal),
+            restart: of(settings.restart.signal),
+            in_process: of(settings.restart.in_process_signal),
+        }
+    }
+
+    pub(super) fn signal(&self, signal: Signal, to: Target) {
+        let Some(leader) = &self.leader else { return };
+        let sent = match (to, leader.main) {
+            (Target::Leader, Some(main)) => signals::send_verified(main, signal),
+            (Target::Leader, None) => signals::send(leader.id.pid, signal),
+            (Target::Group, _) => signals::send_group(leader.id.pid, signal),
+            (Target::Tree, _) => {
+                tree::signal_members(&self.members(), signal);
+                // Where the tree is not known, the group is the next best.
+                signals::send_group(leader.id.pid, signal)
+            }
+        };
+        if let Err(error) = sent {
+            // Gone already, most likely: its exit is on the way.
+            tracing::debug!("{signal} to pid {}: {error}", leader.id.pid);
+        }
+    }
+
+    // --- gone ---
+
+    /// Who is dead, if anyone.
+    pub(super) fn peek(&self) -> Peek {
+        let known: Vec<_> = self.leader_pid().into_iter().chain(self.left_out.clone()).collect();
+        reaper::peek(&known)
+    }
+
+    /// Reaps a dead process. Gives the end of the leader, if it was the leader.
+    pub(super) fn reap(&mut self, pid: u32) -> Option<LeaderEnd> {
+        let reaped = reaper::reap(pid);
+        self.left_out.retain(|other| *other != pid);
+        let leader = self.leader.take_if(|leader| leader.id.pid == pid)?;
+        if let Some(main) = leader.main.filter(|main| self.is_alive(*main)) {
+            // A launcher that has done its part: the main process is ours to reap now.
+            tracing::info!(
+                "pid {pid} ended by {}; pid {} goes on as the child",
+                reaped.exit,
+                main.pid
+            );
+            self.leader = Some(Leader { id: main, main: None, ..leader });
+            return None;
+        }
+        self.stop_watching();
+        self.last_end = (pid, reaped.peak_rss_bytes);
+        let ran = clock::boot_now().saturating_sub(leader.boot);
+        Some(LeaderEnd { exit: reaped.exit, ran, announced: leader.announced })
+    }
+
+    /// Reaps a dead process that is no part of the tree.
+    pub(super) fn reap_other(&mut self, pid: u32) -> ChildExit {
+        self.left_out.retain(|other| *other != pid);
+        reaper::reap(pid).exit
+    }
+
+    /// Passes a signal on to the child.
+    pub(super) fn forward(&self, signal: Signal) {
+        self.signal(signal, Target::Leader);
+    }
+
+    fn is_alive(&self, id: ProcessId) -> bool {
+        self.members().iter().any(|m| m.id == id && !m.is_dead())
+    }
+
+    /// The last leader's pid and peak memory.
+    pub(super) fn last_end(&self) -> (u32, Option<u64>) {
+        self.last_end
+    }
+
+    fn members(&self) -> Vec<Member> {
+        tree::members(self.own, &self.left_out)
+    }
+
+    /// Whether nothing is left of the tree.
+    pub(super) fn is_empty(&self) -> bool {
+        // One call tells it for most children, without a walk over all processes.
+        self.peek() == Peek::NoChildren || self.members().iter().all(Member::is_dead)
+    }
+
+    /// Signals what is left of the tree. True: nothing is left.
+    pub(super) fn sweep(&self, signal: Signal) -> bool {
+        if self.peek() == Peek::NoChildren {
+            return true;
+        }
+        let left: Vec<_> = self.members().into_iter().filter(|m| !m.is_dead()).collect();
+        if left.is_empty() {
+            return true;
+        }
+        let mut names: Vec<_> =
+            left.iter().take(NAMED).map(|m| format!("{} ({})", m.id.pid, m.name)).collect();
+        if left.len() > NAMED {
+            names.push(format!("and {} more", left.len() - NAMED));
+        }
+        tracing::info!("left behind by the child, {signal} to: {}", names.join(", "));
+        tree::signal_members(&left, signal);
+        false
+    }
+
+    /// A process of ours that is no part of the tree.
+    pub(super) fn leave_out(&mut self, pid: u32) {
+        self.left_out.push(pid);
+    }
+
+    pub(super) fn remove_sockets(&self) {
+        for path in [&self.notify_path, &self.control_path] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    // --- the child of an earlier supervisor ---
+
+    pub(super) fn has_orphan(&self) -> bool {
+        let locked = match self.child_lock.try_lock() {
+            Ok(locked) => locked,
+            Err(error) => {
+                tracing::warn!("{error}");
+                false
+            }
+        };
+        !locked || !orphan::find(&self.child_lock).is_empty()
+    }
+
+    /// The first call asks the leader; each later one strikes all.
+    pub(super) fn evict(&mut self, signal: Signal) {
+        orphan::signal(&self.child_lock, signal, self.eviction.is_some());
+        if self.eviction.is_none() {
+            let gone = orphan::gone(Arc::clone(&self.child_lock));
+            let reporter = self.reporter.clone();
+            let task = tokio::spawn(async move {
+                gone.await;
+                let _ = reporter.send(Report::OrphanGone).await;
+            });
+            self.eviction = Some(task.abort_handle());
+        }
+    }
+}
+
+/// Our own binary, also after an update has replaced the file: the staged successor must speak
+/// this version's protocol.
+#[cfg(target_os = "linux")]
+const OWN_EXE: &str = "/proc/self/exe";

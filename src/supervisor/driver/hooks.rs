@@ -1,0 +1,185 @@
+//! Commands beside the child: `restart.check`, `exit.judge`, `exit.recover`.
+
+use std::{future, task::Poll};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    protocol::{control::RestartId, exit::ChildExit, signal::Signal},
+    sys::{
+        clock,
+        hook::{Hook, Output},
+        process::{Launch, StdinFrom},
+        signals,
+    },
+};
+
+use super::{
+    super::event::{Event, Judgement},
+    Driver, Report,
+};
+
+/// The hooks that run.
+pub(super) struct Hooks {
+    running: Vec<Running>,
+    reporter: mpsc::Sender<Report>,
+}
+
+/// One of them.
+pub(super) struct Running {
+    pid: u32,
+    purpose: Purpose,
+    /// It was reaped, and its words are given up.
+    reaped: Option<oneshot::Sender<ChildExit>>,
+}
+
+/// What a hook is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Purpose {
+    Check(RestartId),
+    Judge { generation: u64, beside: bool },
+    Recover { generation: u64 },
+}
+
+impl Hooks {
+    pub(super) fn new(reporter: mpsc::Sender<Report>) -> Self {
+        Self { running: Vec::new(), reporter }
+    }
+
+    /// The hook of this pid, to be told that it was reaped.
+    pub(super) fn find(&mut self, pid: u32) -> Option<&mut Running> {
+        self.running.iter_mut().find(|hook| hook.pid == pid && hook.reaped.is_some())
+    }
+
+    /// Kills what runs, and forgets what it was for. It is reaped as any orphan.
+    pub(super) fn abort(&mut self) {
+        for hook in self.running.drain(..).filter(|hook| hook.reaped.is_some()) {
+            if let Err(error) = signals::send_group(hook.pid, Signal::Kill) {
+                tracing::debug!("hook pid {}: {error}", hook.pid);
+            }
+        }
+    }
+
+    fn begin(&mut self, mut hook: Hook, purpose: Purpose) {
+        let (reaped, mut exit) = oneshot::channel();
+        let pid = hook.pid();
+        self.running.push(Running { pid, purpose, reaped: Some(reaped) });
+        let reporter = self.reporter.clone();
+        tokio::spawn(async move {
+            let exit = tokio::select! {
+                // Its words first: they must not fill the pipe.
+                _ = hook.output() => exit.await,
+                exit = &mut exit => exit,
+            };
+            // Given up by `abort`.
+            let Ok(exit) = exit else { return };
+            // What it wrote is in the pipes by now; a process that it left behind may hold them
+            // open, and is not waited for.
+            let mut rest = Box::pin(hook.output());
+            future::poll_fn(|cx| {
+                let _ = rest.as_mut().poll(cx);
+                Poll::Ready(())
+            })
+            .await;
+            drop(rest);
+            let output = hook.said();
+            let _ = reporter.send(Report::HookEnded { pid, exit, output }).await;
+        });
+    }
+}
+
+impl Running {
+    /// It was reaped.
+    pub(super) fn ended(&mut self, exit: ChildExit) {
+        if let Some(reaped) = self.reaped.take() {
+            let _ = reaped.send(exit);
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn check(&mut self, id: RestartId) {
+        let argv = self.effective.settings.restart.check.clone();
+        if !self.run_hook(&argv, Purpose::Check(id)) {
+            self.machine.handle_event(clock::now(), Event::CheckFinished { id, passed: false });
+        }
+    }
+
+    pub(super) fn judge(&mut self, generation: u64, beside: bool) {
+        let (pid, _) = self.processes.last_end();
+        let argv = self.effective.settings.exit.judge_of(pid);
+        if !self.run_hook(&argv, Purpose::Judge { generation, beside }) && !beside {
+            let judgement = Judgement::Unavailable;
+            self.machine.handle_event(clock::now(), Event::Judged { generation, judgement });
+        }
+    }
+
+    pub(super) fn recover(&mut self, generation: u64) {
+        let argv = self.effective.settings.exit.recover.clone();
+        tracing::warn!("the child's config is bad: running {}", super::shown_command(&argv));
+        if !self.run_hook(&argv, Purpose::Recover { generation }) {
+            self.machine.handle_event(clock::now(), Event::RecoveryFinished { generation });
+        }
+    }
+
+    fn run_hook(&mut self, argv: &[String], purpose: Purpose) -> bool {
+        let env = self.environment.of_hook();
+        let launch = Launch { argv, env, stdin: StdinFrom::Null, child_lock: None };
+        match Hook::spawn(&launch) {
+            Ok(hook) => {
+                self.processes.leave_out(hook.pid());
+                self.hooks.begin(hook, purpose);
+                true
+            }
+            Err(error) => {
+                tracing::error!("{error} ({})", error.source);
+                false
+            }
+        }
+    }
+
+    pub(super) fn on_hook_ended(&mut self, pid: u32, exit: ChildExit, output: &Output) {
+        let Some(at) = self.hooks.running.iter().position(|hook| hook.pid == pid) else { return };
+        let purpose = self.hooks.running.remove(at).purpose;
+        let now = clock::now();
+        let passed = exit == ChildExit::Code(0);
+        let words = last_words(output);
+        match purpose {
+            Purpose::Check(id) => {
+                if !passed {
+                    tracing::warn!("{id}: the check command ended by {exit}{words}");
+                }
+                self.machine.handle_event(now, Event::CheckFinished { id, passed });
+            }
+            Purpose::Judge { generation, beside } => {
+                let judgement = Judgement::of_answer(&output.stdout);
+                let meant = match judgement {
+                    Judgement::Restart => "the hand-off of generation",
+                    Judgement::Stop => "no valid hand-off of generation",
+                    Judgement::Unavailable => "the judge gave no answer on generation",
+                };
+                let accepted = if judgement == Judgement::Restart { " was accepted" } else { "" };
+                let words = if judgement == Judgement::Unavailable { words } else { String::new() };
+                tracing::info!("{meant} {generation}{accepted}{words}");
+                if !beside {
+                    self.machine.handle_event(now, Event::Judged { generation, judgement });
+                }
+            }
+            Purpose::Recover { generation } => {
+                tracing::info!("the recovery command ended by {exit}{words}");
+                self.machine.handle_event(now, Event::RecoveryFinished { generation });
+            }
+        }
+    }
+}
+
+/// The last line that a hook said, if any, for the log.
+fn last_words(output: &Output) -> String {
+    let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
+    let line = text.lines().rev().find(|line| !line.trim().is_empty());
+    line.map(|line| {
+        let plain: String = line.chars().filter(|c| !c.is_control()).take(256).collect();
+        format!(": {plain}")
+    })
+    .unwrap_or_default()
+}

@@ -1,0 +1,85 @@
+//! The child of an earlier supervisor that was killed: found, told to leave, waited for.
+//!
+//! Three signs tell that it lives: it holds the child lock (by a descriptor that it inherited), its
+//! environment names that very lock, or the record in the lock's file names it. A child may close
+//! what it inherited, and so one sign alone is not enough. Identity is (pid, start time, boot):
+//! a recycled pid, or a record of an earlier boot, is never touched.
+
+use std::{collections::HashSet, ffi::OsStr, sync::Arc};
+
+use crate::{
+    protocol::{env, signal::Signal},
+    sys::{clock, exit_watch, lock::ChildLock, process::ProcessId, signals, tree},
+};
+
+/// Every process that belongs to the child of an earlier supervisor.
+pub(super) fn find(lock: &ChildLock) -> HashSet<ProcessId> {
+    let mut found: HashSet<_> = tree::holders_of(lock.path()).into_iter().collect();
+    found.extend(tree::with_environment(OsStr::new(env::LOCK), lock.path().as_os_str()));
+    found.extend(recorded(lock));
+    let own = ancestors();
+    found.retain(|id| !own.contains(&id.pid));
+    let below: Vec<_> = found.iter().flat_map(|id| tree::members(id.pid, &own)).collect();
+    found.extend(below.into_iter().filter(|m| !m.is_dead()).map(|m| m.id));
+    found
+}
+
+/// The leader by the record, if it is still the same process.
+fn recorded(lock: &ChildLock) -> Option<ProcessId> {
+    let record = lock.read_record()?;
+    let same_boot = record.boot_id.is_some() && record.boot_id == clock::boot_id();
+    let id = ProcessId { pid: record.pid, start_time: record.start_time };
+    let lives = ProcessId::now_at(id.pid) == Some(id) && !tree::is_dead(id.pid);
+    (same_boot && id.start_time != 0 && lives).then_some(id)
+}
+
+/// Ourselves and all above us: a shell that was opened inside the child has its environment.
+fn ancestors() -> Vec<u32> {
+    let mut line = vec![std::process::id()];
+    while let Some(parent) = line.last().and_then(|pid| tree::parent(*pid)).filter(|pid| *pid > 0)
+        && !line.contains(&parent)
+    {
+        line.push(parent);
+    }
+    line
+}
+
+/// Sends a signal of the ladder: the first one to the leader, the harder ones to all.
+pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) {
+    let found = find(lock);
+    let leader = recorded(lock).filter(|_| !to_all);
+    let targets: Vec<_> = match leader {
+        Some(leader) => vec![leader],
+        None => found.into_iter().collect(),
+    };
+    let pids: Vec<_> = targets.iter().map(|id| id.pid.to_string()).collect();
+    tracing::warn!(
+        "an earlier supervisor's child still lives, {signal} to pid {}",
+        if pids.is_empty() { "?".to_owned() } else { pids.join(", ") }
+    );
+    for id in targets {
+        if let Err(error) = signals::send_verified(id, signal) {
+            tracing::debug!("{signal} to pid {}: {error}", id.pid);
+        }
+    }
+}
+
+/// Resolves when nothing is left of it and the child lock is ours. Cancel-safe.
+pub(super) async fn gone(lock: Arc<ChildLock>) {
+    loop {
+        let found = find(&lock);
+        if found.is_empty() {
+            break;
+        }
+        for id in found {
+            match exit_watch::exit_watch(id) {
+                Ok(watch) => watch.gone().await,
+                Err(error) => tracing::debug!("pid {}: {error}", id.pid),
+            }
+        }
+    }
+    if !lock.try_lock().unwrap_or(false) {
+        // Held by someone whom we cannot see: in another pid namespace, perhaps.
+        let _ = lock.lock_blocking_in_thread().await;
+    }
+}

@@ -1,0 +1,415 @@
+//! What comes from outside: signals, datagrams, control requests; and the scheduler's word.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    protocol::{
+        control::{
+            Answer, Body, Mode, Requester, RequesterKind, RestartId, Status, Verb, Verdict, millis,
+            shown_command,
+        },
+        notify::Notification,
+        signal::Signal,
+    },
+    restart::{
+        grant::SignalFrom,
+        scheduler::{self, Cancellation, Token, Urgency},
+    },
+    supervisor::{
+        event::{Event, Goal},
+        ledger::{Entry, Request},
+        machine::State,
+        policy::ReadyVia,
+    },
+    sys::{
+        clock,
+        control::{Incoming, Peer},
+        notify,
+        signals::Received,
+        tree,
+    },
+};
+
+use super::{Driver, EXTEND_BY, command_of};
+
+/// The restart that opened the scheduler's slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) id: RestartId,
+    pub(super) mode: Mode,
+    /// Once it was handed out.
+    pub(super) token: Option<Token>,
+}
+
+/// Whether a signal asks the supervisor to stop, whatever its settings are.
+pub(super) fn is_stop(received: &Received) -> bool {
+    match received.signal {
+        Signal::Term | Signal::Int => true,
+        // The terminal has gone.
+        Signal::Hup => received.from_kernel,
+        _ => false,
+    }
+}
+
+impl Driver {
+    // --- signals ---
+
+    pub(super) fn on_signal(&mut self, received: Received) {
+        let Received { signal, .. } = received;
+        if signal == Signal::Chld {
+            return self.reap();
+        }
+        let restart = &self.effective.settings.restart;
+        if is_stop(&received) || signal == self.effective.settings.stop.signal {
+            self.stop(&sender(&received), &format!("{signal}"));
+        } else if signal == restart.signal || signal == Signal::Usr1 {
+            self.on_restart_signal(&received, Mode::Auto);
+        } else if signal == restart.in_process_signal {
+            self.on_restart_signal(&received, Mode::InProcess);
+        } else if signal == Signal::Hup {
+            tracing::info!(
+                "SIGHUP by {}: the settings are read at the start; to apply them, start anew",
+                sender(&received)
+            );
+        } else {
+            self.processes.forward(signal);
+        }
+    }
+
+    fn on_restart_signal(&mut self, received: &Received, mode: Mode) {
+        let now = clock::now();
+        let by = sender(received);
+        if let Err(refusal) = self.grants.authorise(now, SignalFrom::Other) {
+            tracing::warn!("{} by {by} ignored: {refusal}", received.signal);
+            self.story.record(Entry::Denied { why: refusal.to_string(), by });
+            return;
+        }
+        let reason = received.signal.to_string();
+        self.request_restart(Wish { mode, reason, by, delay: Duration::ZERO, force: false });
+    }
+
+    pub(super) fn stop(&mut self, by: &Requester, reason: &str) {
+        let now = clock::now();
+        if self.stop_id.is_none() {
+            let id = self.story.proposed_id();
+            self.stop_id = Some(id);
+            self.story.requested(now, id, Request::Stop, reason, by, Duration::ZERO);
+        } else {
+            tracing::warn!("asked to stop once more by {by}");
+        }
+        self.machine.handle_event(now, Event::StopRequested);
+    }
+
+    // --- restart ---
+
+    fn request_restart(&mut self, wish: Wish) -> scheduler::Answer {
+        let now = clock::now();
+        let Wish { mode, reason, by, delay, force } = wish;
+        let id = self.story.proposed_id();
+        let answer = self.scheduler.request(
+            now,
+            scheduler::Request {
+                id,
+                delay,
+                urgency: if force { Urgency::Force } else { Urgency::Safe },
+                // An operator who asks by command knows of the last one; a signal may be one of
+                // a storm.
+                skip_cooldown: by.kind == RequesterKind::Operator,
+                is_update: false,
+                reason: reason.clone(),
+                requester: by.clone(),
+                change: None,
+            },
+        );
+        match answer {
+            scheduler::Answer::Scheduled { id, due } => {
+                self.asked = Some(Asked { id, mode, token: None });
+                let due = due.saturating_duration_since(now);
+                self.story.requested(now, id, Request::Restart, &reason, &by, due);
+            }
+            scheduler::Answer::Coalesced { id, .. } => self.story.joined(id, &reason, &by),
+            scheduler::Answer::Refused { reason: why } => {
+                tracing::info!("restart asked by {by} refused: {why}");
+                self.story.record(Entry::Denied { why: why.to_string(), by });
+            }
+        }
+        answer
+    }
+
+    pub(super) fn on_scheduled(&mut self, action: scheduler::Action) {
+        let now = clock::now();
+        match action {
+            scheduler::Action::Emit(emission) => {
+                let id = emission.id;
+                let asked = self.asked.get_or_insert(Asked { id, mode: Mode::Auto, token: None });
+                asked.token = Some(emission.token);
+                let mode = asked.mode;
+                let force = emission.urgency == Urgency::Force;
+                self.machine.handle_event(now, Event::RestartRequested { id, mode, force });
+                if self.machine.state() == State::Starting {
+                    self.story.phase(now, "hold", crate::protocol::control::Phase::Held);
+                }
+            }
+            scheduler::Action::Withdraw { .. } => {
+                self.machine.handle_event(now, Event::RestartWithdrawn);
+            }
+            scheduler::Action::Cancelled { id, why } => {
+                let verdict = match why {
+                    Cancellation::Stopping => Verdict::Stopped,
+                    Cancellation::Requested
+                    | Cancellation::ReloadServed
+                    | Cancellation::EditReverted => Verdict::Cancelled,
+                };
+                self.story.verdict(now, id, verdict);
+            }
+        }
+    }
+
+    /// The child is being told: from here on the cooldown counts, and nothing can be called off.
+    pub(super) fn begin_emission(&mut self, now: Instant, goal: Goal) {
+        if let (Goal::Restart | Goal::Reload, Some(token)) =
+            (goal, self.asked.and_then(|asked| asked.token))
+        {
+            self.scheduler.handle_event(now, scheduler::Event::Emitted { token });
+        }
+    }
+
+    /// A process serves the restart, or it is over: a further request is a new one.
+    pub(super) fn settle(&mut self, now: Instant, id: RestartId) {
+        if let Some(token) = self.asked.filter(|asked| asked.id == id).and_then(|a| a.token) {
+            self.scheduler.handle_event(now, scheduler::Event::Handled { token });
+            self.asked = None;
+        }
+    }
+
+    /// The restart was refused before the child heard of it: no cooldown.
+    pub(super) fn release_refused(&mut self, now: Instant, id: RestartId) {
+        if let Some(token) = self.asked.filter(|asked| asked.id == id).and_then(|a| a.token) {
+            self.scheduler.handle_event(now, scheduler::Event::EmissionRefused { token });
+            self.settle(now, id);
+        }
+    }
+
+    /// Which request a child's end belongs to.
+    pub(super) fn ended_for(&self, goal: Option<Goal>) -> Option<RestartId> {
+        match goal? {
+            Goal::Stop => self.stop_id,
+            Goal::Restart | Goal::Reload => self.asked.map(|asked| asked.id),
+            Goal::Replace => None,
+        }
+    }
+
+    // --- the control socket ---
+
+    pub(super) fn on_request(&mut self, incoming: Incoming) {
+        let Incoming { request, peer, mut reply } = incoming;
+        let now = clock::now();
+        match request.verb {
+            Verb::Status => {
+                reply.send(Body::Answer(Answer::Status(Box::new(self.status(now)))));
+            }
+            Verb::Restart { reason, force, mode, delay_ms, wait } => {
+                let by = self.peer(&peer);
+                let delay = Duration::from_millis(delay_ms);
+                let answer = self.request_restart(Wish { mode, reason, by, delay, force });
+                let due_ms = |due: Instant| millis(due.saturating_duration_since(now));
+                let (answer, id) = match answer {
+                    scheduler::Answer::Scheduled { id, due } => {
+                        (Answer::Scheduled { id, due_ms: due_ms(due) }, Some(id))
+                    }
+                    scheduler::Answer::Coalesced { id, due } => {
+                        (Answer::Coalesced { id, due_ms: due_ms(due) }, Some(id))
+                    }
+                    scheduler::Answer::Refused { reason } => (Answer::Refused(reason), None),
+                };
+                reply.send(Body::Answer(answer));
+                if let Some(id) = id.filter(|_| wait) {
+                    self.story.follow(id, reply);
+                }
+            }
+            Verb::Cancel => {
+                let answer = match self.scheduler.cancel() {
+                    Ok(id) => Answer::Cancelled { id },
+                    Err(refusal) => Answer::Refused(refusal),
+                };
+                if let Answer::Cancelled { id } = answer {
+                    tracing::info!("{id}: called off by {}", self.peer(&peer));
+                    self.asked = None;
+                }
+                reply.send(Body::Answer(answer));
+            }
+            Verb::Stop { wait } => {
+                let by = self.peer(&peer);
+                self.stop(&by, "");
+                reply.send(Body::Answer(Answer::Done));
+                if let Some(id) = self.stop_id.filter(|_| wait) {
+                    self.story.follow(id, reply);
+                }
+            }
+            Verb::Grant => {
+                self.grants.give(now);
+                tracing::info!("one restart signal allowed by {}", self.peer(&peer));
+                reply.send(Body::Answer(Answer::Done));
+            }
+        }
+    }
+
+    fn peer(&self, peer: &Peer) -> Requester {
+        let is_child = peer.pid.is_some_and(|pid| self.processes.owns(pid));
+        Requester {
+            kind: if is_child { RequesterKind::Child } else { RequesterKind::Operator },
+            pid: peer.pid,
+            uid: Some(peer.uid),
+            command: peer.pid.and_then(command_of),
+        }
+    }
+
+    fn status(&self, now: Instant) -> Status {
+        let left = |at: Instant| millis(at.saturating_duration_since(now));
+        let alive = self.machine.state().has_child();
+        let pending = self.scheduler.pending();
+        Status {
+            name: self.name.clone(),
+            state: self.machine.state().word().to_owned(),
+            supervisor_pid: std::process::id(),
+            since_ms: self.started_ms,
+            generation: self.machine.generation(),
+            pid: self.processes.leader_pid().filter(|_| alive),
+            up_ms: self.processes.up().filter(|_| alive).map(millis),
+            memory: self.processes.memory().filter(|_| alive),
+            says: self.says.clone(),
+            drain: self.drain.clone(),
+            restarts: self.story.restarts,
+            crashes: self.story.crashes,
+            pending: pending.map(|pending| pending.id),
+            due_ms: pending.map(|pending| left(pending.due)),
+            next_ms: self.machine.poll_timeout().map(left),
+            command: shown_command(&self.effective.settings.command),
+            profile: self.effective.settings.profile.to_string(),
+            version: self.effective.version.clone(),
+        }
+    }
+
+    // --- the child's datagrams ---
+
+    pub(super) fn on_datagram(&mut self, received: notify::Received) {
+        let pid = received.sender.map(|sender| sender.pid);
+        let said = match &received.notification {
+            Ok(said) => said,
+            Err(unread) => {
+                return self.complain(format_args!("{unread}; it was dropped (pid {pid:?})"));
+            }
+        };
+        if !self.is_trusted(said, pid) {
+            let who = pid.map_or_else(|| "someone".to_owned(), |pid| format!("pid {pid}"));
+            let what = pid.and_then(command_of).map(|c| format!(" ({c})")).unwrap_or_default();
+            return self.complain(format_args!(
+                "a notification by {who}{what} was dropped: it is not of the child's tree"
+            ));
+        }
+        for problem in &said.problems {
+            self.complain(format_args!("notification by pid {pid:?}: {problem}"));
+        }
+        // It speaks, so it runs: a staged successor may speak before we hear that it was released.
+        self.on_started(self.machine.generation());
+        self.heed(said, pid);
+        // Only now: the sender of a barrier waits for its descriptor to close.
+        drop(received.descriptors);
+    }
+
+    /// Whether a datagram comes from the child's tree.
+    fn is_trusted(&self, said: &Notification, pid: Option<u32>) -> bool {
+        let proof = said.nonce.as_ref().map(|nonce| *nonce == self.nonce);
+        if proof == Some(false) {
+            return false;
+        }
+        match pid {
+            Some(pid) if tree::exists(pid) => self.processes.owns(pid),
+            // Gone already (`systemd-notify` is quick): it counts by the nonce alone.
+            Some(_) | None => proof == Some(true),
+        }
+    }
+
+    fn heed(&mut self, said: &Notification, pid: Option<u32>) {
+        let now = clock::now();
+        let generation = self.machine.generation();
+        if let Some(text) = &said.status {
+            self.says = Some(text.clone());
+            self.upstream.status(&format!("generation {generation}: {text}"));
+        }
+        if let Some(main) = said.main_pid
+            && !self.processes.set_main(main)
+        {
+            self.complain(format_args!(
+                "MAINPID={main} was refused: it is not of the child's tree"
+            ));
+        }
+        if said.reloading {
+            self.machine.handle_event(now, Event::ReloadingSeen { generation });
+        }
+        let by_notify =
+            matches!(self.effective.settings.policy().ready.via, ReadyVia::Auto | ReadyVia::Notify);
+        if said.ready && (by_notify || self.machine.state() == State::Draining(Goal::Reload)) {
+            self.machine.handle_event(now, Event::ReadySeen { generation });
+        }
+        if let Some(drain) = &said.drain {
+            let further = self.drain.as_ref().is_none_or(|before| drain.is_further_than(before));
+            if further {
+                self.story.progress(drain.clone());
+                if self.machine.is_stopping() {
+                    // Only for real progress: a stuck drain still dies by the manager's hand.
+                    self.upstream.extend_timeout(EXTEND_BY);
+                }
+            }
+            self.drain = Some(drain.clone());
+        }
+        if let Some(reason) = &said.restart {
+            let by = Requester {
+                kind: RequesterKind::Child,
+                pid,
+                uid: None,
+                command: pid.and_then(command_of),
+            };
+            let mode = Mode::Auto;
+            let reason = reason.clone();
+            self.request_restart(Wish { mode, reason, by, delay: Duration::ZERO, force: false });
+        }
+    }
+
+    /// A warning that somebody else can cause at will: at most one each ten seconds.
+    fn complain(&mut self, what: std::fmt::Arguments<'_>) {
+        const EVERY: Duration = Duration::from_secs(10);
+        let now = clock::now();
+        if self.complained.is_some_and(|at| now.saturating_duration_since(at) < EVERY) {
+            self.unsaid += 1;
+            return;
+        }
+        self.complained = Some(now);
+        let unsaid = std::mem::take(&mut self.unsaid);
+        let more = if unsaid > 0 { format!(" ({unsaid} like it before)") } else { String::new() };
+        tracing::warn!("{what}{more}");
+    }
+}
+
+/// A wish for a restart.
+struct Wish {
+    mode: Mode,
+    reason: String,
+    by: Requester,
+    delay: Duration,
+    force: bool,
+}
+
+/// Who sent a signal.
+fn sender(received: &Received) -> Requester {
+    Requester {
+        kind: RequesterKind::Signal,
+        pid: received.sender.map(|sender| sender.pid),
+        uid: received.sender.map(|sender| sender.uid),
+        command: match received.sender {
+            Some(sender) => command_of(sender.pid),
+            None if received.from_kernel => Some("the terminal".to_owned()),
+            None => None,
+        },
+    }
+}

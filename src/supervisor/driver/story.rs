@@ -1,0 +1,325 @@
+//! What is told: to the ledger, to the log, to those who wait, to the service manager.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    protocol::{
+        control::{Body, Phase, Requester, RestartId, Verdict, millis},
+        env::RESTART_EXPECTED_DEFAULT_MS,
+        exit::ChildExit,
+        notify::DrainProgress,
+    },
+    supervisor::{
+        event::{Goal, Outcome, Then},
+        ledger::{Entry, PhaseTime, Record, Request},
+    },
+    sys::{clock, control::Reply, ledger_file::LedgerFile},
+};
+
+/// Of a burst of requests, so many are written one by one; the rest is counted.
+const MAX_JOINED: u32 = 8;
+/// Of so many restarts the median is what clients are told to expect.
+const MEASURED: usize = 9;
+
+/// A restart, a stop or a crash that has no verdict yet.
+#[derive(Debug)]
+struct Open {
+    id: RestartId,
+    since: Instant,
+    /// Somebody asked for it, and the machine will give its verdict.
+    asked: bool,
+    phase: Option<(&'static str, Instant)>,
+    phases: Vec<PhaseTime>,
+    joined: u32,
+}
+
+/// The teller.
+#[derive(Debug)]
+pub(super) struct Story {
+    ledger: LedgerFile,
+    ledger_failed: bool,
+    next_id: u64,
+    open: Vec<Open>,
+    waiting: Vec<(RestartId, Reply)>,
+    /// How long the last restarts took, from the signal to ready.
+    took: VecDeque<Duration>,
+    pub(super) restarts: u64,
+    pub(super) crashes: u64,
+}
+
+impl Story {
+    pub(super) fn new(ledger: LedgerFile, next_id: RestartId) -> Self {
+        Self {
+            ledger,
+            ledger_failed: false,
+            next_id: next_id.0,
+            open: Vec::new(),
+            waiting: Vec::new(),
+            took: VecDeque::new(),
+            restarts: 0,
+            crashes: 0,
+        }
+    }
+
+    /// The id that the next request gets if it opens a restart of its own.
+    pub(super) fn proposed_id(&self) -> RestartId {
+        RestartId(self.next_id)
+    }
+
+    /// Appends a line. The ledger is best effort: a full disk must not touch the child.
+    pub(super) fn record(&mut self, entry: Entry) {
+        let record = Record { at: clock::wall_ms(), entry };
+        let Ok(line) = serde_json::to_string(&record) else { return };
+        match self.ledger.append(&line) {
+            Ok(()) => self.ledger_failed = false,
+            Err(error) if !self.ledger_failed => {
+                self.ledger_failed = true;
+                tracing::warn!("ledger: {error}; what happens now is told in this log alone");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// A request was accepted, and has this id.
+    pub(super) fn requested(
+        &mut self,
+        now: Instant,
+        id: RestartId,
+        what: Request,
+        reason: &str,
+        by: &Requester,
+        due: Duration,
+    ) {
+        self.next_id = self.next_id.max(id.0 + 1);
+        self.begin(now, id, true);
+        let word = match what {
+            Request::Restart => "restart",
+            Request::Stop => "stop",
+        };
+        let (colon, later) = (
+            if reason.is_empty() { "" } else { ": " },
+            if due.is_zero() { String::new() } else { format!(", due in {}", seconds(due)) },
+        );
+        tracing::info!("{id}: {word} asked by {by}{colon}{reason}{later}");
+        let due_ms = millis(due);
+        self.record(Entry::Requested { id, what, reason: reason.into(), by: by.clone(), due_ms });
+    }
+
+    /// A request joined `id`.
+    pub(super) fn joined(&mut self, id: RestartId, reason: &str, by: &Requester) {
+        let Some(open) = self.open.iter_mut().find(|open| open.id == id) else { return };
+        open.joined += 1;
+        if open.joined > MAX_JOINED {
+            return;
+        }
+        tracing::info!("{id}: joined by {by}");
+        self.record(Entry::Joined { id, reason: reason.into(), by: by.clone() });
+    }
+
+    /// Begins an incident that nobody asked for.
+    fn begin_unasked(&mut self, now: Instant) -> RestartId {
+        let id = RestartId(self.next_id);
+        self.next_id += 1;
+        // One at a time, or a child in a crash loop would make us grow.
+        self.open.retain(|open| open.asked);
+        self.begin(now, id, false);
+        id
+    }
+
+    fn begin(&mut self, now: Instant, id: RestartId, asked: bool) {
+        let open = Open { id, since: now, asked, phase: None, phases: Vec::new(), joined: 0 };
+        self.open.push(open);
+    }
+
+    /// A client wants to follow `id`.
+    pub(super) fn follow(&mut self, id: RestartId, reply: Reply) {
+        self.waiting.push((id, reply));
+    }
+
+    /// A step begins. It ends when the next one begins.
+    pub(super) fn phase(&mut self, now: Instant, name: &'static str, phase: Phase) {
+        for open in &mut self.open {
+            open.end_phase(now);
+            open.phase = Some((name, now));
+        }
+        self.tell_all(&Body::Event(phase));
+    }
+
+    /// The child told how far its drain is.
+    pub(super) fn progress(&mut self, drain: DrainProgress) {
+        self.tell_all(&Body::Event(Phase::Progress(drain)));
+    }
+
+    fn tell_all(&mut self, body: &Body) {
+        for (_, reply) in &mut self.waiting {
+            reply.send(body.clone());
+        }
+    }
+
+    /// The incident that a child's end belongs to: the one that asked for it, or a new one.
+    pub(super) fn ended(
+        &mut self,
+        now: Instant,
+        outcome: &Outcome,
+        asked: Option<RestartId>,
+        pid: u32,
+        peak_bytes: Option<u64>,
+    ) {
+        let id = match asked {
+            Some(id) => id,
+            None => self.begin_unasked(now),
+        };
+        if is_failure(outcome) {
+            self.crashes += 1;
+        }
+        let Outcome { generation, exit, ran, goal, cut, then } = *outcome;
+        let why = match (goal, asked) {
+            (Some(Goal::Replace), _) => " (it was not ready in time)",
+            (Some(_), _) | (None, Some(_)) => "",
+            (None, None) => ", and nobody had asked",
+        };
+        let ran_for = seconds(ran);
+        let next = told_then(then);
+        tracing::info!(
+            "{id}: generation {generation} ended by {exit} after {ran_for}{why}; {next}"
+        );
+        let ran_ms = millis(ran);
+        self.record(Entry::Ended {
+            id,
+            generation,
+            pid,
+            exit,
+            ran_ms,
+            peak_bytes,
+            goal,
+            cut,
+            then,
+        });
+        self.phase(now, "respawn", Phase::Gone { exit });
+    }
+
+    /// The child is ready: what nobody asked for is over.
+    pub(super) fn recovered(&mut self, now: Instant, generation: u64) {
+        let verdict = Verdict::Respawned { generation, cut: false };
+        // Requests get their verdict from the machine; this is the crash before them, if any.
+        if let Some(id) = self.open.iter().find(|open| !open.asked).map(|open| open.id) {
+            self.close(now, id, verdict);
+        }
+    }
+
+    /// The supervisor leaves: nothing may stay open.
+    pub(super) fn left(&mut self, now: Instant, code: u8) {
+        for id in self.open.iter().map(|open| open.id).collect::<Vec<_>>() {
+            self.close(now, id, Verdict::Stopped);
+        }
+        self.record(Entry::Left { code });
+    }
+
+    /// A request has its verdict.
+    pub(super) fn verdict(&mut self, now: Instant, id: RestartId, verdict: Verdict) {
+        if let Verdict::Respawned { .. } | Verdict::InProcess { .. } = verdict {
+            self.restarts += 1;
+        }
+        self.close(now, id, verdict);
+    }
+
+    fn close(&mut self, now: Instant, id: RestartId, verdict: Verdict) {
+        if let Some(at) = self.open.iter().position(|open| open.id == id) {
+            let mut open = self.open.remove(at);
+            open.end_phase(now);
+            let took = now.saturating_duration_since(open.since);
+            self.measure(&open.phases, verdict);
+            tracing::info!("{id}: {} in {}", told_verdict(verdict), seconds(took));
+            let Open { phases, joined, .. } = open;
+            self.record(Entry::Verdict { id, verdict, took_ms: millis(took), phases, joined });
+        }
+        let (told, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|w| w.0 == id);
+        self.waiting = waiting;
+        let told: Vec<(RestartId, Reply)> = told;
+        for (_, mut reply) in told {
+            reply.send(Body::Verdict(verdict));
+        }
+    }
+
+    fn measure(&mut self, phases: &[PhaseTime], verdict: Verdict) {
+        let told = |name: &str| name == "drain" || name == "end" || name == "respawn";
+        if let Verdict::Respawned { .. } = verdict {
+            let ms = phases.iter().filter(|p| told(&p.name)).map(|p| p.ms).sum();
+            self.took.push_back(Duration::from_millis(ms));
+            if self.took.len() > MEASURED {
+                self.took.pop_front();
+            }
+        }
+    }
+
+    /// What clients are to expect of the next restart.
+    pub(super) fn expected_ms(&self) -> u64 {
+        let mut sorted: Vec<_> = self.took.iter().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).map_or(RESTART_EXPECTED_DEFAULT_MS, |took| millis(**took))
+    }
+}
+
+impl Open {
+    fn end_phase(&mut self, now: Instant) {
+        if let Some((name, since)) = self.phase.take() {
+            let ms = millis(now.saturating_duration_since(since));
+            self.phases.push(PhaseTime { name: name.to_owned(), ms });
+        }
+    }
+}
+
+fn is_failure(outcome: &Outcome) -> bool {
+    match outcome.then {
+        Then::Backoff(_) | Then::HalfOpen(_) | Then::Recover => true,
+        Then::Respawn | Then::Leave(_) => {
+            outcome.goal == Some(Goal::Replace)
+                || (outcome.goal.is_none() && !matches!(outcome.exit, ChildExit::Code(0 | 75)))
+        }
+        Then::Judge => false,
+    }
+}
+
+fn told_then(then: Then) -> String {
+    match then {
+        Then::Respawn => "the next one starts at once".to_owned(),
+        Then::Backoff(wait) => format!("the next one starts in {}", seconds(wait)),
+        Then::HalfOpen(wait) => {
+            format!("too many failures: one trial start in {}", seconds(wait))
+        }
+        Then::Judge => "asking what it meant".to_owned(),
+        Then::Recover => "running the recovery command".to_owned(),
+        Then::Leave(code) => format!("leaving with code {code}"),
+    }
+}
+
+fn told_verdict(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Respawned { generation, cut: false } => {
+            format!("generation {generation} is ready")
+        }
+        Verdict::Respawned { generation, cut: true } => {
+            format!("generation {generation} is ready, work was cut")
+        }
+        Verdict::InProcess { generation } => format!("generation {generation} is ready anew"),
+        Verdict::Refused(refusal) => format!("refused, {refusal},"),
+        Verdict::Cancelled => "cancelled".to_owned(),
+        Verdict::Stopped => "stopped".to_owned(),
+        Verdict::StartLimit => "given up at the start limit".to_owned(),
+        Verdict::Parked { code } => format!("parked with code {code}"),
+    }
+}
+
+/// `0.123 s`, `6.2 s`, `310 s`.
+pub(super) fn seconds(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match seconds {
+        s if s < 1.0 => format!("{s:.3} s"),
+        s if s < 100.0 => format!("{s:.1} s"),
+        s => format!("{s:.0} s"),
+    }
+}

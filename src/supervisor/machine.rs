@@ -1,0 +1,600 @@
+//! The supervisor's machine: one child, one lock-keeper, every (state, event) pair answered.
+//!
+//! ```text
+//!            Started                     ready
+//!   Idle ──────────────► Starting ───────────────────► Ready ◄──────────┐
+//!    │ orphan lives        ▲  │ │ not ready in time       │ │            │ RELOADING, READY
+//!    ▼                     │  │ └──────────┐   stop,      │ └──► Draining{Reload}
+//!  Evicting ── gone ───────┤  │            ▼   restart    ▼            │ not in time
+//!                          │  │         Draining{Replace | Stop | Restart}
+//!                          │  │            │ grace is over    ▼        │
+//!                          │  │ exit       │             Ending{Term} ◄┘
+//!                          │  │            │ exit             │ 5 s
+//!                          │  ▼            ▼                  ▼
+//!                          │ Sweeping ◄───────────────── Ending{Kill}
+//!                          │  │ nothing is left of the tree: the exit is read
+//!                          │  │
+//!          at once         │  ├─► a restart, or 75 ───────────────────► Starting
+//!   ◄──────────────────────┤  ├─► crash ──► Backoff  ─── time is up ──► Starting
+//!                          │  │         └─► HalfOpen ─── time is up ──► Starting (a trial)
+//!                          │  ├─► 0 that nobody asked for, and judged ─► Judging
+//!                          │  ├─► 78, once ─► Recovering ─── done ────► Starting
+//!                          │  ├─► 78, 79, start limit ─► Parked | Done
+//!                          │  └─► a stop, or 0 ────────► Done
+//! ```
+//!
+//! The machine is told facts ([`Event`]) and the time, and asks for actions ([`Action`]); it knows
+//! nothing of processes, sockets or clocks. The driver hands on what happened with
+//! [`handle_event`](Supervisor::handle_event), calls [`handle_timeout`](Supervisor::handle_timeout)
+//! when [`poll_timeout`](Supervisor::poll_timeout) has passed, and after each of them carries out
+//! what [`poll_action`](Supervisor::poll_action) gives until it gives `None`.
+//!
+//! What always holds (`machine_tests.rs` looks for a counter-example):
+//! - never two children: a spawn follows only the emptied tree of the generation before;
+//! - no spawn after a stop, and a stop ends within hold + grace + ladder;
+//! - a state that waits has a deadline; only `Ready`, `Parked` and `Done` wait for the world alone;
+//! - an accepted restart gets exactly one verdict.
+//!
+//! A restart lives in three places, one after the other: *asked* (`restart`: being checked, staged,
+//! drained), *served* (`awaited`: its process runs and must become ready), *answered* (a verdict).
+
+use std::{collections::VecDeque, time::Instant};
+
+use crate::protocol::{
+    control::{Mode, Refusal, RestartId, Verdict},
+    exit::{self, ChildExit},
+    signal::Signal,
+};
+
+use super::{
+    event::{Action, Event, Goal, Handler, Handlers, Judgement, Target},
+    limit::FailureCount,
+    policy::{Policy, Respawn},
+    timer::{Timer, TimerTable},
+};
+
+/// Where the supervisor is. The diagram is in the module's text.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum State {
+    /// Nothing has happened yet.
+    Idle,
+    /// The child of an earlier, killed supervisor is being ended.
+    Evicting(Rung),
+    /// The child was started and is not ready yet.
+    Starting,
+    /// The child serves.
+    Ready,
+    /// The child was told to leave (or to build itself anew), and has its grace.
+    Draining(Goal),
+    /// The child is ended by force.
+    Ending(Goal, Rung),
+    /// The leader has gone; what it left behind is being ended.
+    Sweeping(Rung),
+    /// A command judges what the exit meant.
+    Judging,
+    /// A command mends the child's config.
+    Recovering,
+    /// Waiting to start again after a failure.
+    Backoff,
+    /// Too many failures: waiting for the next trial.
+    HalfOpen,
+    /// Given up, and waiting for the operator.
+    Parked(u8),
+    /// Left, with this code.
+    Done(u8),
+}
+
+/// How hard the ladder strikes.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Rung {
+    /// The stop signal, to the leader.
+    Asked,
+    /// SIGTERM, to the group.
+    Term,
+    /// SIGKILL, to the tree.
+    Kill,
+}
+
+/// The machine. See the [module](self).
+#[derive(Debug)]
+pub struct Supervisor {
+    pub(super) policy: Policy,
+    pub(super) state: State,
+    /// Number of the child that lives, or lived last.
+    pub(super) generation: u64,
+    /// The spawn was asked for, but the driver has not fetched the action yet.
+    pub(super) spawn_queued: bool,
+    /// The driver said that the child runs.
+    pub(super) alive: bool,
+    /// Some child has run, in the life of this supervisor.
+    pub(super) ever_spawned: bool,
+    /// Some child has been ready, in the life of this supervisor.
+    pub(super) ever_ready: bool,
+    /// What we sent to the present child, so that its death of it is not taken for a crash.
+    pub(super) sent: Vec<Signal>,
+    /// The present child said that it builds itself anew, as it was told to.
+    pub(super) reloading: bool,
+    /// How the last child ended, until it was read.
+    pub(super) ended: Option<Ended>,
+    /// How often a stop was asked for.
+    pub(super) stops: u32,
+    /// The restart that no process serves yet.
+    pub(super) restart: Option<Restart>,
+    /// Restarts whose process runs and must become ready, and whether work was cut for them.
+    pub(super) awaited: Vec<(RestartId, bool)>,
+    /// SIGKILLs in a row that did not help.
+    pub(super) kills: u32,
+    /// The recovery command was tried since the last stable child.
+    pub(super) recovered: bool,
+    pub(super) failures: FailureCount,
+    pub(super) timers: TimerTable,
+    pub(super) actions: VecDeque<Action>,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) exit: ChildExit,
+    pub(super) ran: std::time::Duration,
+    pub(super) boot: std::time::Duration,
+    /// What it had been told.
+    pub(super) goal: Option<Goal>,
+    /// The rung on which it ended.
+    pub(super) rung: Rung,
+}
+
+/// A restart that no process serves yet.
+#[derive(Clone, Debug)]
+pub(super) struct Restart {
+    pub(super) ids: Vec<RestartId>,
+    pub(super) mode: Mode,
+    pub(super) force: bool,
+    pub(super) step: Step,
+}
+
+/// How far a restart is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Step {
+    /// The child is still starting and has no handler.
+    Held,
+    /// The `check` command runs.
+    Checking,
+    /// The successor is being prepared.
+    Staging,
+    /// Everything is ready; only the handlers are looked at once more.
+    Asking(Respawn),
+    /// The child was told, or has gone by itself.
+    Told,
+}
+
+// === impl Supervisor ===
+
+impl Supervisor {
+    /// A supervisor at rest. `seed` feeds the jitter of the backoff.
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        Self {
+            failures: FailureCount::new(seed),
+            policy,
+            state: State::Idle,
+            generation: 0,
+            spawn_queued: false,
+            alive: false,
+            ever_spawned: false,
+            ever_ready: false,
+            sent: Vec::new(),
+            reloading: false,
+            ended: None,
+            stops: 0,
+            restart: None,
+            awaited: Vec::new(),
+            kills: 0,
+            recovered: false,
+            timers: TimerTable::default(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Where it is.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Number of the child that lives, or lived last; 0 before the first.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_stopping(&self) -> bool {
+        self.stops > 0
+    }
+
+    /// Whether a restart is under way that can still be called off.
+    pub fn can_withdraw(&self) -> bool {
+        self.restart.as_ref().is_some_and(|r| r.step != Step::Told)
+    }
+
+    /// What to do next. Call until `None` after each `handle_*`.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        let action = self.actions.pop_front();
+        if let Some(Action::Spawn { .. }) = action {
+            self.spawn_queued = false;
+        }
+        action
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Something happened.
+    pub fn handle_event(&mut self, now: Instant, event: Event) {
+        if event.generation().is_some_and(|of| of != self.generation) {
+            return; // of a child that is no more
+        }
+        match event {
+            Event::Started { orphan } => match self.state {
+                State::Idle if orphan => self.evict(now, Rung::Asked),
+                State::Idle => self.spawn(now),
+                // Begun already.
+                State::Evicting(_)
+                | State::Starting
+                | State::Ready
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Sweeping(_)
+                | State::Judging
+                | State::Recovering
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+
+            Event::OrphanGone => match self.state {
+                State::Evicting(_) if self.is_stopping() => self.finish(exit::OK),
+                State::Evicting(_) => self.spawn(now),
+                State::Idle
+                | State::Starting
+                | State::Ready
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Sweeping(_)
+                | State::Judging
+                | State::Recovering
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+
+            Event::Spawned { .. } => match self.state {
+                State::Starting if !self.alive => self.on_spawned(now),
+                // Told twice.
+                State::Starting
+                | State::Idle
+                | State::Evicting(_)
+                | State::Ready
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Sweeping(_)
+                | State::Judging
+                | State::Recovering
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+
+            Event::SpawnFailed { failure, boot, .. } => match self.state {
+                State::Starting if !self.alive => self.on_spawn_failed(now, failure, boot),
+                // It cannot have failed: it runs, or it has run.
+                State::Starting
+                | State::Idle
+                | State::Evicting(_)
+                | State::Ready
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Sweeping(_)
+                | State::Judging
+                | State::Recovering
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+
+            Event::HandlersSeen { handlers, .. } => match self.state {
+                State::Starting | State::Ready => self.on_handlers(now, handlers),
+                // Too late: the child leaves already.
+                State::Idle
+                | State::Evicting(_)
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Sweeping(_)
+                | State::Judging
+                | State::Recovering
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+
+            Event::ReadySeen { .. } => match self.state {
+                State::Starting if self.alive => self.become_ready(now),
+                State::Draining(Goal::Reload) if self.reloading => self.become_ready(now),
+                // Not told to have been spawned; said twice; or too late to matter.
+                State::Starting
+                | State::Draining(_)
+                | State::Idle
+                | State::Evicting(_)
+                | State::Ready
+                | State::Ending(..)
+                | State::Sweeping(_)
+                | State::Judging
+                | State::Recovering
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+
+            Event::ReloadingSeen { .. } => match self.state {
+                State::Draining(Goal::Reload) => self.reloading = true,
+                // A child may build itself anew when it likes; we did not ask, and do not wait.
+                State::Draining(_)
+                | State::Idle
+                | State::Evicting(_)
+                | State::Starting
+                | State::Ready
+                | State::Ending(..)
+                | State::Sweeping(_)
+                | State::Judging
+                | State::Recovering
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+
+            Event::LeaderExited { exit, ran, boot, .. } => {
+                let (goal, rung) = match self.state {
+                    State::Starting | State::Ready => (None, Rung::Asked),
+                    State::Draining(goal) => (Some(goal), Rung::Asked),
+                    State::Ending(goal, rung) => (Some(goal), rung),
+                    // It ended once already, or never lived.
+                    State::Idle
+                    | State::Evicting(_)
+                    | State::Sweeping(_)
+                    | State::Judging
+                    | State::Recovering
+                    | State::Backoff
+                    | State::HalfOpen
+                    | State::Parked(_)
+                    | State::Done(_) => return,
+                };
+                self.on_exit(now, Ended { exit, ran, boot, goal, rung });
+            }
+
+            Event::LeftoverReaped { .. } => match self.state {
+                // Its children are ours now, and have not been struck yet.
+                State::Sweeping(Rung::Kill) => self.sweep(Signal::Kill),
+                // They still have the time that SIGTERM gave.
+                State::Sweeping(Rung::Asked | Rung::Term)
+                | State::Idle
+                | State::Evicting(_)
+                | State::Starting
+                | State::Ready
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Judging
+                | State::Recovering
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+
+            Event::TreeEmpty { .. } => match self.state {
+                State::Sweeping(_) => self.on_tree_empty(now),
+                State::Idle
+                | State::Evicting(_)
+                | State::Starting
+                | State::Ready
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Judging
+                | State::Recovering
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+
+            Event::RestartRequested { id, mode, force } => {
+                if self.is_stopping() {
+                    let verdict = Verdict::Refused(Refusal::Stopping);
+                    self.actions.push_back(Action::Verdict { id, verdict });
+                    return;
+                }
+                let step = match self.state {
+                    State::Starting | State::Ready => Step::Held,
+                    // The child leaves already: whatever starts next serves this one too.
+                    State::Idle
+                    | State::Evicting(_)
+                    | State::Draining(_)
+                    | State::Ending(..)
+                    | State::Sweeping(_)
+                    | State::Judging
+                    | State::Recovering
+                    | State::Backoff
+                    | State::HalfOpen
+                    | State::Parked(_) => Step::Told,
+                    State::Done(_) => {
+                        let verdict = Verdict::Refused(Refusal::Stopping);
+                        self.actions.push_back(Action::Verdict { id, verdict });
+                        return;
+                    }
+                };
+                self.on_restart(now, Restart { ids: vec![id], mode, force, step });
+            }
+
+            Event::RestartWithdrawn => {
+                if self.can_withdraw() {
+                    self.drop_preparations();
+                    self.answer_restart(Verdict::Cancelled);
+                }
+            }
+
+            Event::StopRequested => self.on_stop(now),
+
+            Event::CheckFinished { id, passed } => match &self.restart {
+                Some(r) if r.step == Step::Checking && r.ids.first() == Some(&id) => {
+                    self.timers.clear(Timer::Prepare);
+                    if passed {
+                        self.after_check(now);
+                    } else {
+                        self.refuse_restart(Refusal::CheckFailed);
+                    }
+                }
+                // Of a restart that was called off or overtaken.
+                Some(_) | None => {}
+            },
+
+            Event::StageFinished { generation, ok } => match &self.restart {
+                Some(r) if r.step == Step::Staging && generation == self.generation + 1 => {
+                    self.timers.clear(Timer::Prepare);
+                    self.after_stage(ok);
+                }
+                // Of a restart that was called off or overtaken.
+                Some(_) | None => {}
+            },
+
+            Event::Judged { judgement, .. } => match self.state {
+                State::Judging => self.on_judged(now, judgement),
+                // Beside the path: nobody waits for it.
+                State::Idle
+                | State::Evicting(_)
+                | State::Starting
+                | State::Ready
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Sweeping(_)
+                | State::Recovering
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+
+            Event::RecoveryFinished { .. } => match self.state {
+                State::Recovering => self.spawn(now),
+                State::Idle
+                | State::Evicting(_)
+                | State::Starting
+                | State::Ready
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Sweeping(_)
+                | State::Judging
+                | State::Backoff
+                | State::HalfOpen
+                | State::Parked(_)
+                | State::Done(_) => {}
+            },
+        }
+    }
+
+    /// Time has passed. Harmless when called early.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.expire(now) {
+            match (timer, self.state) {
+                (Timer::Alive, State::Starting) => self.become_ready(now),
+                (Timer::Ready, State::Starting) if self.is_stopping() => {
+                    self.drain(now, Goal::Stop)
+                }
+                (Timer::Ready, State::Starting) => self.drain(now, Goal::Replace),
+                (Timer::Handlers, State::Starting | State::Ready) => self.inspect(),
+                (Timer::StopHold, State::Starting) => self.drain(now, Goal::Stop),
+                (Timer::Prepare, State::Starting | State::Ready) => self.on_prepare_timeout(),
+                (Timer::Grace, State::Draining(goal)) => self.end(now, goal, Rung::Term),
+                (Timer::Kill, State::Ending(goal, _)) => self.end(now, goal, Rung::Kill),
+                (Timer::Kill, State::Evicting(rung)) => self.evict(now, rung.next()),
+                (Timer::Sweep, State::Sweeping(_)) => self.on_sweep_timeout(now),
+                (Timer::Hook, State::Judging) => {
+                    self.actions.push_back(Action::AbortHooks);
+                    self.on_judged(now, Judgement::Unavailable);
+                }
+                (Timer::Hook, State::Recovering) => {
+                    self.actions.push_back(Action::AbortHooks);
+                    self.spawn(now);
+                }
+                (Timer::Backoff, State::Backoff) => self.spawn(now),
+                (Timer::HalfOpen, State::HalfOpen) => {
+                    self.failures.begin_trial();
+                    self.spawn(now);
+                }
+                // A timer is cleared when its state is left, so that this is a slip of ours. It
+                // changes nothing: a supervisor does not fall over its own bookkeeping.
+                (timer, state) => debug_assert!(false, "{timer:?} went off in {state:?}"),
+            }
+        }
+    }
+
+    /// Asks for a look at the child's handlers.
+    pub(super) fn inspect(&mut self) {
+        self.actions.push_back(Action::Inspect { generation: self.generation });
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal, to: Target) {
+        self.sent.push(signal);
+        self.actions.push_back(Action::Signal { generation: self.generation, signal, to });
+    }
+
+    /// Which handler a restart by `respawn` needs.
+    pub(super) fn handler_for(respawn: Respawn, handlers: Handlers) -> Handler {
+        match respawn {
+            Respawn::Fresh => handlers.restart,
+            Respawn::InProcess => handlers.in_process,
+        }
+    }
+}
+
+impl Rung {
+    /// The next harder one; the last is repeated.
+    pub(super) fn next(self) -> Self {
+        match self {
+            Self::Asked => Self::Term,
+            Self::Term | Self::Kill => Self::Kill,
+        }
+    }
+}
+
+impl State {
+    /// The word for it, as `status` tells it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Evicting(_) => "evicting",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining(Goal::Stop) | Self::Ending(Goal::Stop, _) => "stopping",
+            Self::Draining(Goal::Reload) => "reloading",
+            Self::Draining(Goal::Restart | Goal::Replace) => "draining",
+            Self::Ending(..) => "ending",
+            Self::Sweeping(_) => "sweeping",
+            Self::Judging => "judging",
+            Self::Recovering => "recovering",
+            Self::Backoff => "backoff",
+            Self::HalfOpen => "half-open",
+            Self::Parked(_) => "parked",
+            Self::Done(_) => "done",
+        }
+    }
+
+    /// Whether a process of the present generation may be alive.
+    pub fn has_child(self) -> bool {
+        matches!(self, Self::Starting | Self::Ready | Self::Draining(_) | Self::Ending(..))
+    }
+}

@@ -1,0 +1,130 @@
+//! A hook: a short command beside the child (check, judge, recover) whose words are kept.
+#![allow(clippy::disallowed_methods)]
+
+use std::{collections::VecDeque, io, os::fd::OwnedFd, process::Stdio};
+
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe::{self, Receiver},
+};
+
+use super::{
+    process::{self, Child, Launch, SpawnError},
+    signals,
+};
+use crate::protocol::signal::Signal;
+
+/// How much is kept of what a hook says, for each of stdout and stderr, in bytes: the end of it.
+pub const TAIL: usize = 4096;
+
+/// A running hook. It leads its own group; it is reaped by the reaper like every other process.
+///
+/// Somebody must await [`Hook::output`], or a hook that says much stands still at a full pipe.
+/// Dropping it closes the pipes and does not end the process.
+#[derive(Debug)]
+pub struct Hook {
+    child: Child,
+    stdout: Tail,
+    stderr: Tail,
+}
+
+/// What a hook said last.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Output {
+    /// The last [`TAIL`] bytes of its stdout.
+    pub stdout: String,
+    /// The last [`TAIL`] bytes of its stderr.
+    pub stderr: String,
+}
+
+impl Hook {
+    /// Starts a hook. Needs a runtime around it.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`]; nothing was started then.
+    pub fn spawn(launch: &Launch<'_>) -> Result<Self, SpawnError> {
+        let (mut command, program) = process::command_of(launch)?;
+        // Made here and not by std: a failure after the start would leave a process without owner.
+        let failed = |source| SpawnError::new(program, source);
+        let (stdout, stdout_end) = Tail::pipe().map_err(failed)?;
+        let (stderr, stderr_end) = Tail::pipe().map_err(failed)?;
+        command.stdout(Stdio::from(stdout_end)).stderr(Stdio::from(stderr_end));
+        let (child, _) = process::start(&mut command, launch.child_lock)
+            .map_err(|source| SpawnError::at_exec(program, source))?;
+        Ok(Self { child, stdout, stderr })
+    }
+
+    /// Its process and group.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// All that it says until both its pipes are closed by everyone who has them.
+    ///
+    /// May be dropped and called again: nothing is lost. A process that the hook left behind can
+    /// keep the pipes open; [`Hook::said`] tells what came so far.
+    pub async fn output(&mut self) -> Output {
+        tokio::join!(self.stdout.read(), self.stderr.read());
+        self.said()
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> Output {
+        Output { stdout: self.stdout.text(), stderr: self.stderr.text() }
+    }
+
+    /// Kills the hook and what it started, as far as that stayed in its group.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`signals::send_group`].
+    pub fn kill_group(&self) -> io::Result<()> {
+        signals::send_group(self.pid(), Signal::Kill)
+    }
+
+    /// The process, to be reaped; what it said is given up.
+    pub fn into_child(self) -> Child {
+        self.child
+    }
+}
+
+/// The end of what comes out of a pipe.
+#[derive(Debug)]
+struct Tail {
+    pipe: Option<Receiver>,
+    kept: VecDeque<u8>,
+}
+
+impl Tail {
+    /// A tail, and the end that is written to.
+    fn pipe() -> io::Result<(Self, OwnedFd)> {
+        let (sender, receiver) = pipe::pipe()?;
+        let end = sender.into_blocking_fd()?;
+        Ok((Self { pipe: Some(receiver), kept: VecDeque::with_capacity(TAIL) }, end))
+    }
+
+    /// Reads until the end; at once if it was reached before.
+    async fn read(&mut self) {
+        let mut buffer = [0; TAIL];
+        while let Some(pipe) = &mut self.pipe {
+            match pipe.read(&mut buffer).await {
+                Ok(0) | Err(_) => self.pipe = None,
+                Ok(count) => self.keep(&buffer[..count]),
+            }
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let surplus = (self.kept.len() + bytes.len()).saturating_sub(TAIL);
+        self.kept.drain(..surplus);
+        self.kept.extend(bytes);
+    }
+
+    /// What was kept, without the piece of a character at its start that the cut may have left.
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.kept.iter().copied().collect();
+        let broken = bytes.iter().take(3).take_while(|&&byte| byte & 0xC0 == 0x80).count();
+        String::from_utf8_lossy(&bytes[broken..]).into_owned()
+    }
+}

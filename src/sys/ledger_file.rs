@@ -1,0 +1,271 @@
+//! The ledger on disk: JSON lines, appended, bounded, mended when torn.
+//!
+//! Best effort by design: a full disk costs lines and nothing else. The file is opened anew for
+//! each line. Lines are rare, and a ledger that somebody moved away is simply begun again.
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::de::IgnoredAny;
+
+/// The file's name in the state folder.
+pub const NAME: &str = "ledger.jsonl";
+/// The largest size of the file, in bytes. A line that would pass it makes the older half go.
+pub const MAX_BYTES: u64 = 1024 * 1024;
+
+/// The ledger of one state folder, for the one process that writes it.
+#[derive(Debug)]
+pub struct LedgerFile {
+    path: PathBuf,
+    max_bytes: u64,
+}
+
+/// What a ledger holds.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Lines {
+    /// The lines that are JSON, oldest first, without their ends.
+    pub lines: Vec<String>,
+    /// How many others were skipped: torn, or not written by us.
+    pub skipped: usize,
+}
+
+impl LedgerFile {
+    /// The ledger in folder `dir`, and what it holds. A ledger that cannot be read is logged and
+    /// taken for empty: it must not keep a gateway from starting.
+    pub fn open(dir: &Path) -> (Self, Lines) {
+        let held = read_lines(dir).unwrap_or_else(|error| {
+            tracing::warn!(path = %dir.join(NAME).display(), %error, "cannot read the ledger");
+            Lines::default()
+        });
+        (Self { path: dir.join(NAME), max_bytes: MAX_BYTES }, held)
+    }
+
+    /// Appends `line`, which is one JSON value without a line end, by one write.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses, the disk is full, or the older half cannot be dropped. The ledger is
+    /// then as it was, or has a torn last line, which the next append sets apart.
+    pub fn append(&mut self, line: &str) -> io::Result<()> {
+        if line.contains('\n') {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a line with a line end"));
+        }
+        let mut file = open(OpenOptions::new().read(true).append(true).create(true), &self.path)?;
+        let mut length = file.metadata()?.len();
+        if length > 0 && length + line.len() as u64 >= self.max_bytes {
+            self.keep_newest_half(&mut file)?;
+            file = open(OpenOptions::new().read(true).append(true), &self.path)?;
+            length = file.metadata()?.len();
+        }
+        let torn = length > 0 && {
+            let mut last = [0];
+            file.read_exact_at(&mut last, length - 1)?;
+            last != *b"\n"
+        };
+        let text = format!("{}{line}\n", if torn { "\n" } else { "" });
+        match file.write(text.as_bytes())? {
+            written if written == text.len() => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::StorageFull, "the line was cut")),
+        }
+    }
+
+    /// By a second file and a rename, so that a reader sees the old ledger or the new one.
+    fn keep_newest_half(&self, file: &mut File) -> io::Result<()> {
+        let kept = tail(file, self.max_bytes / 2)?;
+        let draft = self.path.with_extension("jsonl.new");
+        let options = &mut OpenOptions::new();
+        let written = open(options.write(true).create(true).truncate(true), &draft)
+            .and_then(|mut draft| draft.write_all(&kept))
+            .and_then(|()| fs::rename(&draft, &self.path));
+        if written.is_err() {
+            // It may hold the disk's last bytes.
+            let _ = fs::remove_file(&draft);
+        }
+        written
+    }
+}
+
+/// Reads the ledger of folder `dir`; one that is missing is empty. Of a file far beyond
+/// [`MAX_BYTES`], which is not of our making, only the end is read.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub fn read_lines(dir: &Path) -> io::Result<Lines> {
+    let mut file = match open(OpenOptions::new().read(true), &dir.join(NAME)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lines::default()),
+        Err(e) => return Err(e),
+    };
+    let mut held = Lines::default();
+    let bytes = tail(&mut file, 4 * MAX_BYTES)?;
+    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        match str::from_utf8(line) {
+            Ok(line) if serde_json::from_str::<IgnoredAny>(line).is_ok() => {
+                held.lines.push(line.to_owned());
+            }
+            _ => held.skipped += 1,
+        }
+    }
+    Ok(held)
+}
+
+/// The whole lines within the last `at_most` bytes.
+fn tail(file: &mut File, at_most: u64) -> io::Result<Vec<u8>> {
+    let start = file.metadata()?.len().saturating_sub(at_most);
+    // From one byte before, so that a line that begins right at the start is seen to be whole.
+    file.seek(SeekFrom::Start(start.saturating_sub(1)))?;
+    let mut bytes = Vec::new();
+    file.take(at_most + 1).read_to_end(&mut bytes)?;
+    if start > 0 {
+        let end_of_torn = bytes.iter().position(|byte| *byte == b'\n');
+        bytes.drain(..end_of_torn.map_or(bytes.len(), |at| at + 1));
+    }
+    Ok(bytes)
+}
+
+/// Opens a plain file: a link or a pipe in its place would lead our writes elsewhere, or block us.
+fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = options.mode(0o600).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file"));
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use proptest::{collection, prelude::*};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn small(max_bytes: u64) -> (TempDir, LedgerFile) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        (folder, LedgerFile { path, max_bytes })
+    }
+
+    fn lines(folder: &TempDir) -> Vec<String> {
+        let held = read_lines(folder.path()).unwrap();
+        assert_eq!(held.skipped, 0);
+        held.lines
+    }
+
+    #[test]
+    fn what_is_appended_is_there_for_the_next_life() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ledger, held) = LedgerFile::open(folder.path());
+        assert_eq!(held, Lines::default());
+        ledger.append(r#"{"id":"r-0001"}"#).unwrap();
+        ledger.append(r#"{"id":"r-0002"}"#).unwrap();
+        let (_, held) = LedgerFile::open(folder.path());
+        assert_eq!(held.lines, [r#"{"id":"r-0001"}"#, r#"{"id":"r-0002"}"#]);
+        let mode = fs::metadata(folder.path().join(NAME)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(ledger.append("1\n2").is_err());
+    }
+
+    #[test]
+    fn a_torn_last_line_costs_only_itself() {
+        let (folder, mut ledger) = small(MAX_BYTES);
+        fs::write(folder.path().join(NAME), b"{\"id\":1}\n{\"id\":").unwrap();
+        ledger.append(r#"{"id":3}"#).unwrap();
+        let held = read_lines(folder.path()).unwrap();
+        assert_eq!(
+            held,
+            Lines { lines: vec![r#"{"id":1}"#.into(), r#"{"id":3}"#.into()], skipped: 1 }
+        );
+    }
+
+    #[test]
+    fn a_whole_last_line_without_its_end_is_kept() {
+        let (folder, mut ledger) = small(MAX_BYTES);
+        fs::write(folder.path().join(NAME), b"1").unwrap();
+        ledger.append("2").unwrap();
+        assert_eq!(lines(&folder), ["1", "2"]);
+    }
+
+    #[test]
+    fn garbage_is_skipped_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(NAME), b"1\n\xff\xfe\nnot json\n\n\0\0\0\n2\n").unwrap();
+        let held = read_lines(folder.path()).unwrap();
+        assert_eq!(held, Lines { lines: vec!["1".into(), "2".into()], skipped: 3 });
+    }
+
+    #[test]
+    fn a_ledger_that_was_moved_away_is_begun_again() {
+        let (folder, mut ledger) = small(MAX_BYTES);
+        ledger.append("1").unwrap();
+        fs::rename(folder.path().join(NAME), folder.path().join("old")).unwrap();
+        ledger.append("2").unwrap();
+        assert_eq!(lines(&folder), ["2"]);
+    }
+
+    #[test]
+    fn links_and_folders_are_not_written_to() {
+        let (folder, mut ledger) = small(MAX_BYTES);
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "").unwrap();
+        symlink(&precious, folder.path().join(NAME)).unwrap();
+        assert!(ledger.append("1").is_err());
+        assert_eq!(fs::read(&precious).unwrap(), b"");
+        fs::remove_file(folder.path().join(NAME)).unwrap();
+        fs::create_dir(folder.path().join(NAME)).unwrap();
+        assert!(ledger.append("1").is_err());
+        assert_eq!(LedgerFile::open(folder.path()).1, Lines::default());
+    }
+
+    #[test]
+    fn a_device_or_a_pipe_is_refused_without_waiting() {
+        let (folder, mut ledger) = small(MAX_BYTES);
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            folder.path().join(NAME),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        assert!(ledger.append("1").is_err());
+        assert!(read_lines(folder.path()).is_err());
+    }
+
+    #[test]
+    fn the_older_half_that_cannot_be_dropped_keeps_the_file_bounded() {
+        let (folder, mut ledger) = small(64);
+        // In the way of the second file.
+        fs::create_dir(folder.path().join("ledger.jsonl.new")).unwrap();
+        let appended = (0..100).filter(|n| ledger.append(&n.to_string()).is_ok()).count();
+        assert_eq!(lines(&folder).len(), appended);
+        assert!(fs::metadata(folder.path().join(NAME)).unwrap().len() <= 64);
+    }
+
+    proptest! {
+        #[test]
+        fn the_file_is_bounded_and_holds_the_newest_lines_in_order(
+            widths in collection::vec(1..30usize, 1..100),
+        ) {
+            let (folder, mut ledger) = small(200);
+            let written: Vec<String> =
+                widths.iter().enumerate().map(|(n, width)| format!("[{n:width$}]")).collect();
+            for line in &written {
+                ledger.append(line).unwrap();
+                prop_assert!(fs::metadata(folder.path().join(NAME)).unwrap().len() <= 200);
+            }
+            let kept = lines(&folder);
+            prop_assert!(written.ends_with(&kept));
+            prop_assert!(kept.len() == written.len() || kept.iter().map(String::len).sum::<usize>() > 60);
+            prop_assert!(!folder.path().join("ledger.jsonl.new").exists());
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Layer 3: the whole list of what is asked of the operating system.
+//!
+//! Each file wraps one thing that the system does, with safe types and errors that name what
+//! failed. Nothing here decides when to do it: that is the machines' part. Functions that wait are
+//! futures that may be dropped at any time without losing anything.
+
+pub mod clock;
+pub mod control;
+pub mod exit_watch;
+pub mod hook;
+pub mod ledger_file;
+pub mod lock;
+pub mod notify;
+pub mod probe;
+pub mod process;
+pub mod reaper;
+pub mod signals;
+pub mod socket_path;
+pub mod stage;
+pub mod state_dir;
+pub mod tree;
+pub mod upstream;

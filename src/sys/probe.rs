@@ -1,0 +1,404 @@
+//! Asks a foreign child over its port whether it is ready.
+//!
+//! A port that answers proves nothing by itself: the old child, or anybody, may hold it. So the
+//! listener must belong to the child's tree, where the system tells whose it is.
+#![allow(clippy::disallowed_methods)]
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, lookup_host},
+    time::{sleep, timeout},
+};
+
+use self::http::{Framing, MAX_BODY, field_of, parse_body, parse_head};
+use super::tree;
+use crate::config::probe::{Field, Host, Probe};
+
+mod http;
+
+/// One attempt takes no longer.
+pub const ATTEMPT: Duration = Duration::from_secs(5);
+/// The pause after the first attempt; it doubles up to [`LONGEST_PAUSE`].
+pub const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause between two attempts.
+pub const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// What makes the child ready.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// It accepts a connection.
+    Tcp {
+        /// A name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// It answers `GET` as expected.
+    Http {
+        /// A name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+        /// Path and query, from the `/` on.
+        path: String,
+        /// The expected status.
+        status: u16,
+        /// A field of the JSON object in the body, and its expected text.
+        field: Option<(String, String)>,
+    },
+}
+
+impl From<&Probe> for Target {
+    fn from(probe: &Probe) -> Self {
+        match probe {
+            Probe::Tcp(authority) => {
+                Self::Tcp { host: name_of(&authority.host), port: authority.port }
+            }
+            Probe::Http { authority, path, status, field } => Self::Http {
+                host: name_of(&authority.host),
+                port: authority.port,
+                path: path.clone(),
+                status: *status,
+                field: match field {
+                    Field::Any => None,
+                    Field::Equals { name, value } => Some((name.clone(), value.clone())),
+                },
+            },
+        }
+    }
+}
+
+/// A host as the resolver takes it: an IPv6 address without brackets.
+fn name_of(host: &Host) -> String {
+    match host {
+        Host::V4(address) => address.to_string(),
+        Host::V6(address) => address.to_string(),
+        Host::Name(name) => name.clone(),
+    }
+}
+
+/// Why the child is not ready yet.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// The name could not be resolved, or nobody listens.
+    #[error("{address}: no connection")]
+    NoConnection {
+        /// Host and port.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else listens.
+    #[error("{0} is answered by a process that is not the child's")]
+    Stranger(SocketAddr),
+    /// The connection broke before the answer was whole.
+    #[error("the answer broke off")]
+    BrokeOff(#[source] io::Error),
+    /// The answer is not HTTP.
+    #[error("the answer is not HTTP")]
+    NotHttp(#[source] httparse::Error),
+    /// The answer is larger than a probe reads.
+    #[error("the answer is larger than {MAX_BODY} bytes")]
+    TooLarge,
+    /// Another status.
+    #[error("status {found} instead of {wanted}")]
+    Status {
+        /// The status of the answer.
+        found: u16,
+        /// The expected one.
+        wanted: u16,
+    },
+    /// The field has another value, or is missing.
+    #[error("field `{name}` is {found:?} instead of {wanted:?}")]
+    Field {
+        /// Its name.
+        name: String,
+        /// Its value in the answer.
+        found: Option<String>,
+        /// The expected value.
+        wanted: String,
+    },
+    /// No whole answer in time.
+    #[error("no answer within {} s", ATTEMPT.as_secs())]
+    TimedOut,
+}
+
+/// Asks once, for at most [`ATTEMPT`]. `members` are the pids of the child's tree at the moment of
+/// asking; they are compared with the listener's owner when `target` is on this machine.
+///
+/// # Errors
+///
+/// Why it is not ready; an ordinary answer.
+pub async fn check(target: &Target, members: impl Fn() -> Vec<u32>) -> Result<(), NotReady> {
+    timeout(ATTEMPT, attempt(target, members)).await.unwrap_or(Err(NotReady::TimedOut))
+}
+
+/// Asks until the child is ready: at first every `first_pause` ([`FIRST_PAUSE`]), then ever less
+/// often. `on_failure` is told why it is not, each time. To be cancelled when the child ends or its
+/// time is up.
+pub async fn until_ready(
+    target: &Target,
+    members: impl Fn() -> Vec<u32>,
+    first_pause: Duration,
+    mut on_failure: impl FnMut(NotReady),
+) {
+    let mut pause = first_pause;
+    while let Err(reason) = check(target, &members).await {
+        on_failure(reason);
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Asks until the child is not ready any more. To be cancelled when its time is up.
+pub async fn until_gone(target: &Target, members: impl Fn() -> Vec<u32>) {
+    while check(target, &members).await.is_ok() {
+        sleep(FIRST_PAUSE).await;
+    }
+}
+
+async fn attempt(target: &Target, members: impl Fn() -> Vec<u32>) -> Result<(), NotReady> {
+    let (Target::Tcp { host, port } | Target::Http { host, port, .. }) = target;
+    let no_connection = |source| NotReady::NoConnection { address: authority(host, *port), source };
+    let addresses = lookup_host((host.as_str(), *port)).await.map_err(no_connection)?;
+    let mut last = no_connection(io::ErrorKind::NotFound.into());
+    // `localhost` is two addresses, of which the child may have only one.
+    for address in addresses {
+        let connected = TcpStream::connect(address).await;
+        let result = match connected {
+            Ok(stream) if is_strangers(&stream, &members) => Err(NotReady::Stranger(address)),
+            Ok(stream) => ask(target, stream).await,
+            Err(error) => Err(no_connection(error)),
+        };
+        match result {
+            Ok(()) => return Ok(()),
+            Err(reason) => last = reason,
+        }
+    }
+    Err(last)
+}
+
+/// Whether the other end is on this machine, and known not to be one of `members`.
+fn is_strangers(stream: &TcpStream, members: impl Fn() -> Vec<u32>) -> bool {
+    let (Ok(here), Ok(there)) = (stream.local_addr(), stream.peer_addr()) else {
+        // Reset already; asking will say so.
+        return false;
+    };
+    if here == there {
+        // Nobody listens, and our own port happened to be the one that we asked.
+        return true;
+    }
+    let is_local = there.ip().to_canonical().is_loopback() || there.ip() == here.ip();
+    tree::IS_KNOWN && is_local && !tree::owns_listener(there, &members())
+}
+
+async fn ask(target: &Target, mut stream: TcpStream) -> Result<(), NotReady> {
+    let Target::Http { host, port, path, status: wanted, field } = target else {
+        return Ok(());
+    };
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: lockkeeper\r\nAccept: */*\r\n\
+         Connection: close\r\n\r\n",
+        authority(host, *port)
+    );
+    stream.write_all(request.as_bytes()).await.map_err(NotReady::BrokeOff)?;
+    let mut received = Vec::new();
+    let head = loop {
+        if let Some(head) = parse_head(&received)? {
+            break head;
+        }
+        if read_more(&mut stream, &mut received).await? == 0 {
+            return Err(NotReady::BrokeOff(io::ErrorKind::UnexpectedEof.into()));
+        }
+    };
+    if head.status != *wanted {
+        return Err(NotReady::Status { found: head.status, wanted: *wanted });
+    }
+    let Some((name, wanted)) = field else {
+        return Ok(());
+    };
+    let mut received = received.split_off(head.length);
+    let body = loop {
+        if let Some(body) = parse_body(&received, head.framing)? {
+            break body;
+        }
+        if read_more(&mut stream, &mut received).await? == 0 {
+            match head.framing {
+                Framing::UntilClose => break received,
+                _ => return Err(NotReady::BrokeOff(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+    };
+    match field_of(&body, name) {
+        Some(found) if found == *wanted => Ok(()),
+        found => Err(NotReady::Field { name: name.clone(), found, wanted: wanted.clone() }),
+    }
+}
+
+async fn read_more(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<usize, NotReady> {
+    stream.read_buf(received).await.map_err(NotReady::BrokeOff)
+}
+
+/// Host and port as a URL has them.
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, process};
+
+    use tokio::{net::TcpListener, task::JoinHandle};
+
+    use super::{http::MAX_HEAD, *};
+
+    /// Answers every connection with the next of `answers`, and then with the last for ever.
+    async fn answering(answers: Vec<Vec<u8>>) -> (u16, JoinHandle<()>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = tokio::spawn(async move {
+            for n in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    if stream.read_buf(&mut asked).await.unwrap() == 0 {
+                        break;
+                    }
+                }
+                let _ = stream.write_all(&answers[n.min(answers.len() - 1)]).await;
+            }
+        });
+        (port, serving)
+    }
+
+    fn http(port: u16, field: Option<(&str, &str)>) -> Target {
+        Target::Http {
+            host: "127.0.0.1".into(),
+            port,
+            path: "/health".into(),
+            status: 200,
+            field: field.map(|(name, wanted)| (name.into(), wanted.into())),
+        }
+    }
+
+    fn ourselves() -> Vec<u32> {
+        vec![process::id()]
+    }
+
+    async fn answer(answer: &str, field: Option<(&str, &str)>) -> Result<(), NotReady> {
+        let (port, serving) = answering(vec![answer.into()]).await;
+        let result = check(&http(port, field), ourselves).await;
+        serving.abort();
+        result
+    }
+
+    #[tokio::test]
+    async fn a_port_is_ready_when_the_child_listens() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "localhost"] {
+            let target = Target::Tcp { host: host.into(), port };
+            assert!(check(&target, ourselves).await.is_ok(), "{host}");
+        }
+        let target = Target::Tcp { host: "127.0.0.1".into(), port };
+        if tree::IS_KNOWN {
+            let strange = check(&target, || vec![1]).await;
+            assert!(matches!(strange, Err(NotReady::Stranger(_))), "{strange:?}");
+        }
+        drop(listener);
+        let nobody = check(&target, ourselves).await;
+        assert!(matches!(nobody, Err(NotReady::NoConnection { .. })), "{nobody:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_compared_by_status() {
+        assert!(answer("HTTP/1.1 200 OK\r\n\r\n", None).await.is_ok());
+        assert!(answer("HTTP/1.0 200\r\nContent-Length: 9999999\r\n\r\n", None).await.is_ok());
+        let hints = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
+        assert!(answer(hints, None).await.is_ok());
+        let busy = answer("HTTP/1.1 503 Busy\r\n\r\n", None).await;
+        assert!(matches!(busy, Err(NotReady::Status { found: 503, wanted: 200 })), "{busy:?}");
+    }
+
+    #[tokio::test]
+    async fn a_field_is_compared_by_its_text() {
+        let body = r#"{"ok":true,"state":"live","n":3,"deep":{"ok":true},"none":null}"#;
+        let length = body.len();
+        let (first, second) = body.split_at(20);
+        for answered in [
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}and more"),
+            format!("HTTP/1.1 200 OK\r\n\r\n{body}"),
+            format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 14\r\n{first}\r\n{:x};ext\r\n{second}\r\n0\r\n\r\n",
+                second.len()
+            ),
+        ] {
+            for (name, wanted, is_ready) in [
+                ("ok", "true", true),
+                ("state", "live", true),
+                ("n", "3", true),
+                ("state", "dead", false),
+                ("none", "null", false),
+                ("deep", "{\"ok\":true}", false),
+                ("missing", "", false),
+            ] {
+                let result = answer(&answered, Some((name, wanted))).await;
+                assert_eq!(result.is_ok(), is_ready, "{name}: {result:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn garbage_and_halves_are_not_ready() {
+        let field = Some(("ok", "true"));
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let not_http = answer("SSH-2.0-OpenSSH_9.6\r\n", None).await;
+        assert!(matches!(not_http, Err(NotReady::NotHttp(_))), "{not_http:?}");
+        let not_chunks = answer(&format!("{chunked}xyz\r\n"), field).await;
+        assert!(matches!(not_chunks, Err(NotReady::NotHttp(_))), "{not_chunks:?}");
+        for half in ["", "HTTP/1.1 200 OK\r\nA: b", &format!("{chunked}5\r\nabc")] {
+            let broken = answer(half, field).await;
+            assert!(matches!(broken, Err(NotReady::BrokeOff(_))), "{broken:?}");
+        }
+        let endless = "HTTP/1.1 200 OK\r\nA: ".to_owned() + &"b".repeat(MAX_HEAD);
+        let huge = format!("HTTP/1.1 200 OK\r\n\r\n{}", "b".repeat(2 * MAX_BODY));
+        let told = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", u64::MAX);
+        let chunk = format!("{chunked}{:x}\r\n", u64::MAX);
+        for large in [endless, huge, told, chunk] {
+            let large = answer(&large, field).await;
+            assert!(matches!(large, Err(NotReady::TooLarge)), "{large:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_answers_is_not_waited_for() {
+        // Accepted by the kernel, and by nobody else.
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let result = check(&http(silent.local_addr().unwrap().port(), None), ourselves).await;
+        assert!(matches!(result, Err(NotReady::TimedOut)), "{result:?}");
+    }
+
+    #[tokio::test]
+    async fn it_asks_until_the_child_is_ready_and_tells_why_it_was_not() {
+        let starting = b"HTTP/1.1 503 Starting\r\n\r\n".to_vec();
+        let ready = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+        let (port, _serving) = answering(vec![starting.clone(), starting, ready]).await;
+        let mut told = Vec::new();
+        let target = http(port, None);
+        until_ready(&target, ourselves, Duration::from_millis(1), |why| told.push(why)).await;
+        assert_eq!(told.len(), 2);
+        assert_eq!(told[0].to_string(), "status 503 instead of 200");
+    }
+
+    #[test]
+    fn an_address_of_colons_is_bracketed() {
+        assert_eq!(authority("::1", 80), "[::1]:80");
+        assert_eq!(authority("localhost", 80), "localhost:80");
+    }
+}

@@ -1,0 +1,140 @@
+//! The process table of Linux: `/proc`, and pidfds.
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fs, io,
+    net::IpAddr,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+    process,
+};
+
+use procfs::{
+    net::{TcpNetEntry, TcpState},
+    process::{FDTarget, Process},
+};
+use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open, pidfd_send_signal};
+
+use super::{Member, ProcessId};
+use crate::protocol::signal::Signal;
+
+/// One walk over `/proc/*/stat`. (`/proc/*/task/*/children` is not in every kernel.)
+pub(super) fn all() -> HashMap<u32, Member> {
+    processes().filter_map(|process| member(&process)).map(|m| (m.id.pid, m)).collect()
+}
+
+pub(super) fn one(pid: u32) -> Option<Member> {
+    member(&Process::new(i32::try_from(pid).ok()?).ok()?)
+}
+
+fn processes() -> impl Iterator<Item = Process> {
+    // Errors are processes that vanished during the walk.
+    procfs::process::all_processes().into_iter().flatten().flatten()
+}
+
+fn member(process: &Process) -> Option<Member> {
+    let stat = process.stat().ok()?;
+    Some(Member {
+        id: ProcessId { pid: u32::try_from(stat.pid).ok()?, start_time: stat.starttime },
+        ppid: u32::try_from(stat.ppid).ok()?,
+        name: stat.comm,
+        state: stat.state,
+    })
+}
+
+pub(super) fn command_of(pid: u32) -> Option<Vec<String>> {
+    // Read here, for procfs refuses a command line that is not UTF-8.
+    let raw = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let raw = raw.strip_suffix(b"\0").unwrap_or(&raw);
+    if raw.is_empty() {
+        return None;
+    }
+    Some(raw.split(|byte| *byte == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+}
+
+pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
+    let memory = Process::new(i32::try_from(pid).ok()?).ok()?.statm().ok()?;
+    Some(memory.resident * procfs::page_size())
+}
+
+/// The sockets that listen on `port`: address and inode.
+pub(super) fn listeners(port: u16) -> Vec<(IpAddr, u64)> {
+    let listens =
+        |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.local_address.port() == port;
+    // A system without IPv6 has no second table.
+    [procfs::net::tcp(), procfs::net::tcp6()]
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(listens)
+        .map(|entry| (entry.local_address.ip(), entry.inode))
+        .collect()
+}
+
+pub(super) fn has_socket(pid: u32, inodes: &[u64]) -> bool {
+    let process = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok());
+    open_files(process.as_ref())
+        .any(|(_, target)| matches!(target, FDTarget::Socket(inode) if inodes.contains(&inode)))
+}
+
+/// The open files of a process by descriptor. Other people's processes show none.
+fn open_files(process: Option<&Process>) -> impl Iterator<Item = (i32, FDTarget)> {
+    let files = process.and_then(|process| process.fd().ok());
+    files.into_iter().flatten().flatten().map(|info| (info.fd, info.target))
+}
+
+pub(super) fn holders_of(path: &Path) -> Vec<ProcessId> {
+    let Ok(wanted) = fs::metadata(path) else {
+        return Vec::new();
+    };
+    let Some(name) = path.file_name() else {
+        return Vec::new();
+    };
+    let is_open_in = |process: &Process| {
+        open_files(Some(process)).any(|(fd, target)| {
+            // The name is looked at first, because asking for the inode of a file on a server that
+            // has gone would block us.
+            let FDTarget::Path(shown) = target else { return false };
+            let like = shown.file_name().is_some_and(|n| n.as_bytes().starts_with(name.as_bytes()));
+            let link = PathBuf::from(format!("/proc/{}/fd/{fd}", process.pid));
+            like && fs::metadata(link)
+                .is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
+        })
+    };
+    others().filter(is_open_in).filter_map(|process| Some(member(&process)?.id)).collect()
+}
+
+pub(super) fn with_environment(key: &OsStr, value: &OsStr) -> Vec<ProcessId> {
+    let has = |process: &Process| {
+        process.environ().is_ok_and(|env| env.get(key).is_some_and(|found| found == value))
+    };
+    others().filter(has).filter_map(|process| Some(member(&process)?.id)).collect()
+}
+
+fn others() -> impl Iterator<Item = Process> {
+    let own = process::id();
+    processes().filter(move |process| u32::try_from(process.pid).ok() != Some(own))
+}
+
+/// # Errors
+///
+/// ESRCH if the process has gone or its pid is another's by now.
+pub(super) fn send(id: ProcessId, signal: Signal) -> io::Result<()> {
+    let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+    let pid = i32::try_from(id.pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
+    let signal = rustix::process::Signal::from_named_raw(signal.number())
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let handle = pidfd_open(pid, PidfdFlags::empty());
+    // Only now: what the pidfd holds can no longer be replaced, and so the check stays true.
+    if super::start_time(id.pid) != Some(id.start_time) {
+        return Err(gone());
+    }
+    match handle {
+        Ok(handle) => pidfd_send_signal(handle, signal)?,
+        // A sandbox without pidfds, or no descriptor left: the check above has to do.
+        Err(_) => kill_process(pid, signal)?,
+    }
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! What the parent tells the service manager above it: `sd_notify`, sent.
+//!
+//! The parent speaks for itself and never relays a datagram of the child. Nothing here waits: when
+//! the manager does not read, a datagram is dropped and counted. (`sd_notify::notify` would block
+//! the parent, and does not know `@` addresses; of that crate only the format is used.)
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::{
+        ffi::OsStrExt,
+        net::{SocketAddr, UnixDatagram},
+    },
+    time::Duration,
+};
+
+use sd_notify::NotifyState;
+
+/// Longer statuses are cut; a manager drops datagrams of more than 4,096 bytes.
+const MAX_STATUS: usize = 512;
+
+/// The way up to the service manager, if there is one.
+#[derive(Debug)]
+pub struct Upstream {
+    manager: Option<(UnixDatagram, SocketAddr)>,
+    dropped: u64,
+}
+
+impl Upstream {
+    /// `value` is our own `NOTIFY_SOCKET`: a path, or `@` and an abstract name. Without it, or with
+    /// one that cannot be used (which is logged), everything that is said goes nowhere.
+    pub fn from_env(value: Option<OsString>) -> Self {
+        let manager = value.filter(|v| !v.is_empty()).and_then(|value| {
+            connectable(&value)
+                .inspect_err(|error| tracing::warn!(?value, %error, "NOTIFY_SOCKET is of no use"))
+                .ok()
+        });
+        Self { manager, dropped: 0 }
+    }
+
+    /// Whether a service manager listens.
+    pub fn is_connected(&self) -> bool {
+        self.manager.is_some()
+    }
+
+    /// How many datagrams the manager did not take.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// `READY=1` and `STATUS=`: the first generation is ready. False if it was dropped, and must be
+    /// said again.
+    #[must_use]
+    pub fn ready(&mut self, status: &str) -> bool {
+        self.send(&[NotifyState::Ready, NotifyState::Status(&plain(status))])
+    }
+
+    /// `STOPPING=1` and `STATUS=`: the whole service goes. Never to be said of a child alone: it
+    /// starts the manager's stop timer.
+    pub fn stopping(&mut self, status: &str) -> bool {
+        self.send(&[NotifyState::Stopping, NotifyState::Status(&plain(status))])
+    }
+
+    /// `STATUS=`.
+    pub fn status(&mut self, text: &str) -> bool {
+        self.send(&[NotifyState::Status(&plain(text))])
+    }
+
+    /// `WATCHDOG=1`.
+    pub fn watchdog(&mut self) -> bool {
+        self.send(&[NotifyState::Watchdog])
+    }
+
+    /// `EXTEND_TIMEOUT_USEC=`: from now on the manager waits for `by` before it gives up. Only to
+    /// be said while progress is real.
+    pub fn extend_timeout(&mut self, by: Duration) -> bool {
+        let micros = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
+        self.send(&[NotifyState::ExtendTimeoutUsec(micros)])
+    }
+
+    /// True if the manager has it, or there is no manager.
+    fn send(&mut self, states: &[NotifyState<'_>]) -> bool {
+        let Some((socket, address)) = &self.manager else {
+            return true;
+        };
+        let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+        let sent = socket.send_to_addr(text.as_bytes(), address);
+        if let Err(error) = &sent {
+            self.dropped += 1;
+            tracing::debug!(%error, dropped = self.dropped, "the service manager took no datagram");
+        }
+        sent.is_ok()
+    }
+}
+
+fn connectable(value: &OsString) -> io::Result<(UnixDatagram, SocketAddr)> {
+    let address = match value.as_bytes() {
+        [b'/', ..] => SocketAddr::from_pathname(value)?,
+        [b'@', name @ ..] => abstract_address(name)?,
+        _ => return Err(io::Error::other("neither an absolute path nor @ and a name")),
+    };
+    // Made now and kept: later there may be no descriptor left, and the heartbeat must go on.
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    Ok((socket, address))
+}
+
+#[cfg(target_os = "linux")]
+fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
+    use std::os::linux::net::SocketAddrExt;
+    SocketAddr::from_abstract_name(name)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(_name: &[u8]) -> io::Result<SocketAddr> {
+    Err(io::Error::other("this system has no abstract sockets"))
+}
+
+/// A status on one line: a newline in it would open a field of its own.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_STATUS).collect()
+}
+
+/// How often to say `WATCHDOG=1`: half of what the manager asks for in `WATCHDOG_USEC` (`usec`).
+/// `None` if it asks nothing, or asks another process (`WATCHDOG_PID`, here `pid`).
+pub fn watchdog_period(usec: Option<&str>, pid: Option<&str>, own_pid: u32) -> Option<Duration> {
+    if pid.is_some_and(|pid| pid.parse() != Ok(own_pid)) {
+        return None;
+    }
+    let interval = usec?.parse().ok().filter(|usec| *usec > 0).map(Duration::from_micros)?;
+    Some(interval / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listening() -> (tempfile::TempDir, UnixDatagram, Upstream) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("manager");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        (folder, manager, Upstream::from_env(Some(path.into())))
+    }
+
+    fn next(manager: &UnixDatagram) -> String {
+        let mut buffer = [0; 4096];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn states_are_written_as_the_manager_reads_them() {
+        let (_folder, manager, mut upstream) = listening();
+        assert!(upstream.is_connected());
+        assert!(upstream.ready("generation 1"));
+        assert_eq!(next(&manager), "READY=1\nSTATUS=generation 1\n");
+        assert!(upstream.stopping("bye"));
+        assert_eq!(next(&manager), "STOPPING=1\nSTATUS=bye\n");
+        assert!(upstream.status("draining"));
+        assert_eq!(next(&manager), "STATUS=draining\n");
+        assert!(upstream.watchdog());
+        assert_eq!(next(&manager), "WATCHDOG=1\n");
+        assert!(upstream.extend_timeout(Duration::from_millis(1500)));
+        assert_eq!(next(&manager), "EXTEND_TIMEOUT_USEC=1500000\n");
+        assert!(upstream.extend_timeout(Duration::MAX));
+        assert_eq!(next(&manager), format!("EXTEND_TIMEOUT_USEC={}\n", u32::MAX));
+        assert_eq!(upstream.dropped(), 0);
+    }
+
+    #[test]
+    fn a_status_cannot_forge_a_field_and_stays_short() {
+        let (_folder, manager, mut upstream) = listening();
+        upstream.status("a\nREADY=1\r");
+        assert_eq!(next(&manager), "STATUS=a READY=1 \n");
+        upstream.status(&"ä".repeat(5000));
+        assert!(next(&manager).len() < 4096);
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_or_has_gone_costs_datagrams_and_no_time() {
+        let (_folder, manager, mut upstream) = listening();
+        let taken = (0..2000).filter(|_| upstream.watchdog()).count();
+        assert!(taken > 0);
+        assert_eq!(upstream.dropped(), 2000 - taken as u64);
+        assert_eq!(next(&manager), "WATCHDOG=1\n");
+        assert!(upstream.watchdog(), "there is room again");
+        drop(manager);
+        assert!(!upstream.ready(""));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_abstract_manager_is_reached() {
+        use std::os::linux::net::SocketAddrExt;
+        let name = format!("lockkeeper-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let manager = UnixDatagram::bind_addr(&address).unwrap();
+        let mut upstream = Upstream::from_env(Some(format!("@{name}").into()));
+        assert!(upstream.watchdog());
+        assert_eq!(next(&manager), "WATCHDOG=1\n");
+    }
+
+    #[test]
+    fn without_a_manager_nothing_is_missed() {
+        let too_long = format!("/{}", "x".repeat(200));
+        for value in [None, Some(""), Some("relative"), Some("vsock:2:1"), Some(&too_long)] {
+            let mut upstream = Upstream::from_env(value.map(OsString::from));
+            assert!(!upstream.is_connected());
+            assert!(upstream.ready("") && upstream.watchdog());
+            assert_eq!(upstream.dropped(), 0);
+        }
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_twice_an_interval_if_it_is_ours() {
+        let half = Some(Duration::from_secs(15));
+        assert_eq!(watchdog_period(Some("30000000"), None, 7), half);
+        assert_eq!(watchdog_period(Some("30000000"), Some("7"), 7), half);
+        assert_eq!(watchdog_period(Some("30000000"), Some("8"), 7), None);
+        assert_eq!(watchdog_period(Some("30000000"), Some("x"), 7), None);
+        for usec in [None, Some("0"), Some(""), Some("-1"), Some("1s")] {
+            assert_eq!(watchdog_period(usec, None, 7), None, "{usec:?}");
+        }
+    }
+}
