@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const PERIOD: Duration = Duration::from_millis(3);
+const PERIOD: Duration = Duration::from_millis(10);
 /// Longer than this between two looks is worth a word.
 const BLIND: Duration = Duration::from_millis(70);
 
