@@ -13,6 +13,7 @@ mod restart;
 mod run;
 mod status;
 mod stop;
+mod supervise;
 mod why;
 
 use std::{
@@ -72,8 +73,13 @@ struct Place {
     state_dir: Option<PathBuf>,
 }
 
-/// Parses and runs a command line. Gives the process's exit code.
-pub fn main(argv: impl IntoIterator<Item = OsString>) -> u8 {
+/// Carries out a command line. Gives the process's exit code.
+pub fn main(mut argv: Vec<OsString>) -> u8 {
+    match argv.get_mut(1) {
+        Some(verb) if verb == "run" => return supervise::supervise(&argv),
+        Some(verb) if verb == supervise::RESOLVE => *verb = "run".into(),
+        Some(_) | None => {}
+    }
     let cli = match Cli::try_parse_from(argv) {
         Ok(cli) => cli,
         Err(error) => {
@@ -84,7 +90,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     match cli.verb {
-        Verb::Run(verb) => verb.run(),
+        Verb::Run(verb) => verb.resolve(),
         Verb::Check(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Restart(verb) => verb.run(),

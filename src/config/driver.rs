@@ -130,7 +130,7 @@ fn origins(layers: Layers, sources: &Sources) -> BTreeMap<String, Origin> {
         decided("command", Origin::CommandLine);
     }
     if let Some(name) = no_respawn(&sources.environment) {
-        decided("restart.respawn", Origin::Environment(name));
+        decided("restart.respawn", Origin::Environment(name.into()));
     }
     origins
 }

@@ -1,12 +1,13 @@
 //! Where each value comes from: the layers, and which of them wins.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::{
     Spanned, Table, Value,
     de::{DeTable, DeValue, ValueDeserializer},
@@ -19,7 +20,7 @@ use super::{
 };
 
 /// Who decided a value. A later one outranks an earlier one.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Origin {
     /// Nobody.
     #[default]
@@ -34,7 +35,7 @@ pub enum Origin {
         line: usize,
     },
     /// A variable in the parent's own environment.
-    Environment(&'static str),
+    Environment(Cow<'static, str>),
     /// The command line.
     CommandLine,
 }

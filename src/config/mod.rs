@@ -29,13 +29,15 @@ mod values;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{layers::Origin, probe::Probe, settings::Settings};
 
 /// The parts of a process environment that the config looks at, by name.
 pub type Environment = BTreeMap<String, String>;
 
 /// The settings that count, and where each came from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Effective {
     /// The settings.
     pub settings: Settings,

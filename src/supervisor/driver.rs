@@ -112,9 +112,6 @@ pub enum DriveError {
     /// The system has nothing to spare at all.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
-    /// `control.group` does not exist.
-    #[error("control.group: there is no group `{0}`")]
-    NoGroup(String),
 }
 
 impl DriveError {
@@ -122,10 +119,10 @@ impl DriveError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Lock(LockError::Held { .. }) => exit::UNAVAILABLE,
+            Self::StateDir(StateDirError::NoGroup(_)) => exit::CONFIG,
             Self::StateDir(_) | Self::Lock(_) | Self::Bind(_) | Self::System(_) => {
                 exit::CANNOT_CREATE
             }
-            Self::NoGroup(_) => exit::CONFIG,
         }
     }
 }
@@ -243,7 +240,11 @@ impl Driver {
         let control_path = state_dir.join(CONTROL_SOCKET);
         let notify_path = state_dir.join(NOTIFY_SOCKET);
         let notify = NotifySocket::bind(&notify_path)?;
-        let control = ControlServer::bind(&control_path, control_group(&settings.control.group)?)?;
+        let group = match settings.control.group.as_str() {
+            "" => None,
+            name => Some(state_dir::let_through(&state_dir, name)?),
+        };
+        let control = ControlServer::bind(&control_path, group)?;
         let (ledger, lines) = LedgerFile::open(&state_dir);
         let history = History::fold(lines.lines);
         let mut story = Story::new(ledger, history.next_id());
@@ -630,15 +631,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
-}
-
-fn control_group(name: &str) -> Result<Option<u32>, DriveError> {
-    if name.is_empty() {
-        return Ok(None);
-    }
-    let group = nix::unistd::Group::from_name(name).ok().flatten();
-    let group = group.ok_or_else(|| DriveError::NoGroup(name.to_owned()))?;
-    Ok(Some(group.gid.as_raw()))
 }
 
 /// Who a process is, for people: what it runs, shortened and without secrets.

@@ -116,6 +116,15 @@ fn open_stdin(from: StdinFrom) -> io::Result<OwnedFd> {
     }
 }
 
+/// Our own binary. On Linux this stays the same after an update has replaced the file: the stage
+/// must speak the parent's version of the protocol.
+pub fn own_exe() -> PathBuf {
+    if cfg!(target_os = "linux") {
+        return PathBuf::from("/proc/self/exe");
+    }
+    env::current_exe().unwrap_or_else(|_| PathBuf::from("lockkeeper"))
+}
+
 impl Stage {
     /// Its process and group, which will be the command's.
     pub fn pid(&self) -> u32 {

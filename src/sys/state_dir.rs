@@ -10,8 +10,12 @@ use std::{
 
 use thiserror::Error;
 
+use super::lock::GATEWAY_LOCK;
+
 /// Bits of a mode by which others than the owner may change what is in a folder.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+const OTHERS: u32 = 0o077;
+const PASSABLE_BY_GROUP: u32 = 0o010;
 const STICKY: u32 = 0o1000;
 
 /// The state folder cannot be used.
@@ -52,6 +56,9 @@ pub enum StateDirError {
         /// Our effective user.
         us: u32,
     },
+    /// `control.group` is no group of this system.
+    #[error("control.group: there is no group `{0}`")]
+    NoGroup(String),
     /// The state folder is meant for everybody, as `/tmp` is.
     #[error("{} is shared by all users; choose a folder inside it with --state-dir", .path.display())]
     Shared {
@@ -63,8 +70,9 @@ pub enum StateDirError {
 /// Makes the state folder, with all above it that is missing, for us alone.
 ///
 /// One that is there must be a folder of ours and not a symlink. If others could write to it,
-/// that is taken from them, as they could put another lock in the lock's place; that they may
-/// read is left as it is, for the files inside are for us alone anyway.
+/// that is taken from them, as they could put another lock in the lock's place. An empty folder,
+/// and one that we have used before, is closed to others altogether; what else is in a folder may
+/// be meant for them, and they may go on reading it: the files of ours are for us alone anyway.
 ///
 /// # Errors
 ///
@@ -99,7 +107,31 @@ pub fn prepare(dir: &Path) -> Result<(), StateDirError> {
         let stricter = fs::Permissions::from_mode(mode & !WRITABLE_BY_OTHERS);
         fs::set_permissions(&path, stricter).map_err(failed)?;
     }
+    if mode & OTHERS != 0 && is_ours_alone(&path).map_err(failed)? {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode & !OTHERS)).map_err(failed)?;
+    }
     Ok(())
+}
+
+/// Whether a folder is empty, or was used by us before.
+fn is_ours_alone(path: &Path) -> io::Result<bool> {
+    Ok(path.join(GATEWAY_LOCK).exists() || fs::read_dir(path)?.next().is_none())
+}
+
+/// Lets a group pass through the state folder, to the control socket. Gives the group's number.
+///
+/// # Errors
+///
+/// [`StateDirError::NoGroup`], or that the folder cannot be given to the group.
+pub fn let_through(dir: &Path, group: &str) -> Result<u32, StateDirError> {
+    let found = nix::unistd::Group::from_name(group).ok().flatten();
+    let gid = found.ok_or_else(|| StateDirError::NoGroup(group.to_owned()))?.gid.as_raw();
+    let failed = |source| StateDirError::Folder { path: dir.to_owned(), source };
+    std::os::unix::fs::chown(dir, None, Some(gid)).map_err(failed)?;
+    let mode = fs::metadata(dir).map_err(failed)?.mode() & 0o7777;
+    let open = fs::Permissions::from_mode(mode & !OTHERS | PASSABLE_BY_GROUP);
+    fs::set_permissions(dir, open).map_err(failed)?;
+    Ok(gid)
 }
 
 /// Whether `dir` lies on another machine's disk, where a lock may not reach all who look at it.

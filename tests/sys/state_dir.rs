@@ -4,7 +4,7 @@ use std::{
     path::Path,
 };
 
-use lockkeeper::sys::state_dir::{StateDirError, is_network_fs, prepare};
+use lockkeeper::sys::state_dir::{StateDirError, is_network_fs, let_through, prepare};
 
 fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o7777
@@ -26,6 +26,7 @@ fn a_missing_state_folder_is_made_for_us_alone() {
 #[test]
 fn others_may_read_but_not_write_a_state_folder() {
     let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("theirs"), "").unwrap();
     for (before, after) in [(0o755, 0o755), (0o777, 0o755), (0o2770, 0o2750), (0o700, 0o700)] {
         set_mode(dir.path(), before);
         prepare(dir.path()).unwrap();
@@ -34,6 +35,25 @@ fn others_may_read_but_not_write_a_state_folder() {
     set_mode(dir.path(), 0o1777);
     assert!(matches!(prepare(dir.path()), Err(StateDirError::Shared { .. })));
     assert_eq!(mode(dir.path()), 0o1777, "a folder like /tmp is left alone");
+}
+
+#[test]
+fn a_folder_of_ours_alone_is_closed_to_others_and_opened_to_the_group_that_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    set_mode(dir.path(), 0o755);
+    prepare(dir.path()).unwrap();
+    assert_eq!(mode(dir.path()), 0o700);
+
+    fs::write(dir.path().join("gateway.lock"), "").unwrap();
+    set_mode(dir.path(), 0o755);
+    prepare(dir.path()).unwrap();
+    assert_eq!(mode(dir.path()), 0o700);
+
+    let own = nix::unistd::Group::from_gid(nix::unistd::getegid()).unwrap().unwrap();
+    assert_eq!(let_through(dir.path(), &own.name).unwrap(), own.gid.as_raw());
+    assert_eq!(mode(dir.path()), 0o710);
+    let refusal = let_through(dir.path(), "no-such-group").unwrap_err();
+    assert!(matches!(refusal, StateDirError::NoGroup(_)));
 }
 
 #[test]

@@ -274,7 +274,7 @@ fn a_wish_to_stay_in_the_process_is_passed_on() {
         let setup = Setup::new().openclaw("2026.9.6").command("openclaw gateway").var(name, "yes");
         let effective = setup.load();
         assert_eq!(effective.settings.restart.respawn, Respawn::InProcess);
-        assert_eq!(effective.origin("restart.respawn"), &Origin::Environment(name));
+        assert_eq!(effective.origin("restart.respawn"), &Origin::Environment(name.into()));
         assert_eq!(effective.settings.env.set["OPENCLAW_NO_RESPAWN"], "1");
         assert!(!effective.settings.env.removes("OPENCLAW_NO_RESPAWN"));
         let generic = Setup::new().command("x").var(name, "1").load();

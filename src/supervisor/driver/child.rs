@@ -202,7 +202,7 @@ impl Processes {
         env: &[(OsString, OsString)],
     ) -> Result<(), SpawnError> {
         self.drop_stage();
-        let mut stage = stage::stage(&self.launch(argv, env), Path::new(OWN_EXE))?;
+        let mut stage = stage::stage(&self.launch(argv, env), &stage::own_exe())?;
         let pid = stage.pid();
         self.left_out.push(pid);
         let reporter = self.reporter.clone();
@@ -475,8 +475,3 @@ impl Processes {
         }
     }
 }
-
-/// Our own binary, also after an update has replaced the file: the staged successor must speak
-/// this version's protocol.
-#[cfg(target_os = "linux")]
-const OWN_EXE: &str = "/proc/self/exe";

@@ -1,0 +1,272 @@
+//! Readiness and the notify protocol, to both sides.
+#![allow(clippy::disallowed_methods, reason = "process tests touch the world")]
+
+mod support;
+
+use std::{net::TcpListener, os::unix::net::UnixDatagram};
+
+use lockkeeper::protocol::{env as names, signal::Signal};
+
+use crate::support::{OBEDIENT, Rig};
+
+const NOTIFY: &str = "[ready]\nvia = 'notify'\n[restart]\ncooldown = '0s'\n";
+
+#[test]
+fn the_manager_is_told_ready_once_over_all_generations() {
+    let mut gateway = Rig::new().config(NOTIFY).managed().child(OBEDIENT).start();
+    gateway.next_child();
+    gateway.manager().expect("READY=1");
+    for generation in 2..5 {
+        gateway.signal(Signal::Usr1);
+        assert_eq!(gateway.next_child().generation(), generation);
+        gateway.until(|status| status.state == "ready");
+    }
+    assert_eq!(gateway.stop(), 0);
+    gateway.manager().expect("STOPPING=1");
+    assert_eq!(gateway.manager().count("READY=1"), 1);
+    assert_eq!(gateway.manager().count("STOPPING=1"), 1);
+}
+
+#[test]
+fn the_manager_is_told_the_childs_status_in_the_supervisors_own_words() {
+    let rig = Rig::new().config(NOTIFY).managed();
+    let mut gateway = rig.child(["notify READY=1\\nSTATUS=3 chats open"]).start();
+    gateway.next_child();
+    gateway.manager().expect("READY=1");
+    gateway.until(|status| status.says.as_deref() == Some("3 chats open"));
+    gateway.manager().expect("STATUS=");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn the_managers_socket_never_reaches_the_child() {
+    let rig = Rig::new().managed();
+    let manager = rig.path("manager");
+    let mut gateway = rig.start();
+    let child = gateway.next_child();
+    let given = &child.hello.env[names::NOTIFY_SOCKET];
+    assert_ne!(given, manager.to_str().unwrap());
+    assert!(!child.hello.env.values().any(|value| value.contains(manager.to_str().unwrap())));
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_child_is_ready_only_by_its_word_where_that_is_asked() {
+    let mut gateway = Rig::new().config(NOTIFY).managed().start();
+    let child = gateway.next_child();
+    child.perform("notify STATUS=warming up");
+    let warming = gateway.until(|status| status.says.is_some());
+    assert_eq!(warming.state, "starting");
+    assert_eq!(gateway.manager().count("READY=1"), 0);
+    child.perform("notify READY=1");
+    gateway.manager().expect("READY=1");
+    assert_eq!(gateway.status().state, "ready");
+    assert_eq!(gateway.stop(), 0);
+}
+
+/// It may be said before the supervisor has heard that the successor which it staged has become
+/// the child.
+#[test]
+fn ready_counts_however_early_it_is_said() {
+    let rig = Rig::new().config(NOTIFY);
+    let mut gateway =
+        rig.child(["first notify READY=1", "on TERM exit 0", "on USR1 exit 75"]).start();
+    gateway.until(|status| status.state == "ready");
+    for _ in 0..20 {
+        let restart = gateway.cli(["restart", "--wait"]);
+        assert_eq!(restart.code, 0, "{restart:?}");
+    }
+    assert_eq!(gateway.status().generation, 21);
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_strangers_datagram_counts_for_nothing() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let child = gateway.next_child();
+    let stranger = UnixDatagram::unbound().unwrap();
+    stranger.connect(&child.hello.env[names::NOTIFY_SOCKET]).unwrap();
+    stranger.send(b"READY=1\nSTATUS=from a stranger").unwrap();
+    // The same with a nonce, which is no secret: a stranger that lives is still a stranger.
+    let nonce = &child.hello.env[names::NONCE];
+    let text = format!("READY=1\nSTATUS=from a stranger\nX_LOCKKEEPER_NONCE={nonce}");
+    stranger.send(text.as_bytes()).unwrap();
+    child.perform("notify STATUS=the fence");
+    gateway.until(|status| status.says.as_deref() == Some("the fence"));
+    assert_eq!(gateway.status().state, "starting");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn an_oversized_datagram_is_refused_as_a_whole() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let child = gateway.next_child();
+    child.perform("notify-padded 9000 READY=1\\nSTATUS=too long");
+    child.perform("notify STATUS=the fence");
+    gateway.until(|status| status.says.as_deref() == Some("the fence"));
+    assert_eq!(gateway.status().state, "starting");
+    child.perform("notify-padded 8000 READY=1");
+    gateway.until(|status| status.state == "ready");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn the_descriptors_of_datagrams_are_closed() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let child = gateway.next_child();
+    child.perform("notify STATUS=before");
+    gateway.until(|status| status.says.as_deref() == Some("before"));
+    let before = descriptors_of(gateway.pid());
+    for _ in 0..50 {
+        child.perform("notify-with-fds 253 STATUS=with descriptors");
+    }
+    child.perform("notify-with-fds 1 READY=1\\nSTATUS=the fence");
+    gateway.until(|status| status.says.as_deref() == Some("the fence"));
+    assert_eq!(gateway.status().state, "ready");
+    // A client of the control socket may be coming or going.
+    assert!(descriptors_of(gateway.pid()) < before + 10);
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_process_of_the_childs_tree_may_speak_for_it() {
+    for order in ["fork worker notify READY=1", "orphan worker notify READY=1"] {
+        let mut gateway = Rig::new().config(NOTIFY).start();
+        gateway.next_child().perform(order);
+        gateway.until(|status| status.state == "ready");
+        assert_eq!(gateway.stop(), 0);
+    }
+}
+
+/// A shell script's `systemd-notify` has mostly gone when its datagram is read. Here it certainly
+/// has: the supervisor does not run until then.
+#[test]
+fn a_sender_that_has_already_gone_counts_with_the_nonce_alone() {
+    let nonce = "X_LOCKKEEPER_NONCE={nonce}";
+    for (text, counts) in [
+        (format!("READY=1\\n{nonce}"), true),
+        ("READY=1".to_owned(), false),
+        ("READY=1\\nX_LOCKKEEPER_NONCE=made-up".to_owned(), false),
+    ] {
+        let mut gateway = Rig::new().config(NOTIFY).start();
+        let child = gateway.next_child();
+        gateway.signal(Signal::Stop);
+        gateway.process().stopped();
+        child.perform(&format!("fork script notify {text} ; exit 0"));
+        child.perform("reap");
+        child.perform("notify STATUS=the fence");
+        gateway.signal(Signal::Cont);
+        let status = gateway.until(|status| status.says.is_some());
+        assert_eq!(status.state == "ready", counts, "{text}");
+        assert_eq!(gateway.stop(), 0);
+    }
+}
+
+#[test]
+fn a_nonce_that_does_not_match_is_refused_from_anybody() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let child = gateway.next_child();
+    child.perform("notify READY=1\\nX_LOCKKEEPER_NONCE=made-up");
+    child.perform("notify STATUS=the fence");
+    gateway.until(|status| status.says.is_some());
+    assert_eq!(gateway.status().state, "starting");
+    child.perform("notify READY=1\\nX_LOCKKEEPER_NONCE={nonce}");
+    gateway.until(|status| status.state == "ready");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_mainpid_outside_the_tree_is_refused() {
+    let mut gateway = Rig::new().config(NOTIFY).managed().child(["on TERM exit 0"]).start();
+    let child = gateway.next_child();
+    child.perform("notify READY=1\\nMAINPID=1");
+    gateway.manager().expect("READY=1");
+    assert_eq!(gateway.status().pid, Some(child.pid()));
+    assert_eq!(gateway.stop(), 0);
+    assert_eq!(gateway.manager().count("MAINPID"), 0, "nor is it relayed");
+}
+
+#[test]
+fn garbage_in_a_datagram_does_not_cost_its_good_lines() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let child = gateway.next_child();
+    child.perform("notify no assignment\\nMAINPID=x\\nX_LOCKKEEPER_DRAIN={\\nREADY=1");
+    gateway.until(|status| status.state == "ready");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn real_progress_of_a_drain_is_passed_on_as_more_time_and_standing_still_is_not() {
+    let mut gateway =
+        Rig::new().config(NOTIFY).managed().child(["handle TERM", "notify READY=1"]).start();
+    let child = gateway.next_child();
+    gateway.manager().expect("READY=1");
+    gateway.signal(Signal::Term);
+    child.expect("signal SIGTERM");
+    gateway.manager().expect("STOPPING=1");
+    let left =
+        |n: u32| format!(r#"notify X_LOCKKEEPER_DRAIN={{"phase":"runs","left":{{"run":{n}}}}}"#);
+    child.perform(&left(3));
+    child.perform(&left(2));
+    gateway.manager().expect("EXTEND_TIMEOUT_USEC=");
+    gateway.until(|status| status.drain.as_ref().is_some_and(|d| d.total_left() == 2));
+    let before = gateway.manager().count("EXTEND_TIMEOUT_USEC=");
+    (0..5).for_each(|_| drop(child.perform(&left(2))));
+    child.perform("notify STATUS=the fence");
+    gateway.until(|status| status.says.as_deref() == Some("the fence"));
+    child.say("exit 0");
+    assert_eq!(gateway.wait(), 0);
+    assert_eq!(gateway.manager().count("EXTEND_TIMEOUT_USEC="), before);
+}
+
+#[test]
+fn a_port_makes_ready_only_when_its_listener_belongs_to_the_childs_tree() {
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = stranger.local_addr().unwrap().port();
+    let config = format!("[ready]\nvia = 'tcp://127.0.0.1:{port}'\n");
+    let mut gateway = Rig::new().config(&config).managed().start();
+    let child = gateway.next_child();
+    // It is asked at least once while the stranger holds the port.
+    stranger.accept().unwrap();
+    stranger.accept().unwrap();
+    assert_eq!(gateway.status().state, "starting");
+    drop(stranger);
+    child.perform(&format!("listen {port}"));
+    gateway.manager().expect("READY=1");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn with_via_none_a_child_is_ready_when_it_runs() {
+    let mut gateway = Rig::new().config("[ready]\nvia = 'none'").managed().start();
+    gateway.manager().expect("READY=1");
+    gateway.next_child();
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn with_via_auto_a_silent_child_is_ready_after_a_while() {
+    let mut gateway = Rig::new().managed().command(["sleep", "1000"]).start();
+    gateway.manager().expect("READY=1");
+    assert_eq!(gateway.status().state, "ready");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_manager_that_does_not_read_does_not_hold_the_supervisor_up() {
+    let rig = Rig::new().config(NOTIFY);
+    let path = rig.path("deaf");
+    let _deaf = UnixDatagram::bind(&path).unwrap();
+    let mut gateway = rig.env(names::NOTIFY_SOCKET, &path).child(["notify READY=1"]).start();
+    let child = gateway.next_child();
+    for n in 0..600 {
+        child.perform(&format!("notify STATUS=line {n}"));
+    }
+    gateway.until(|status| status.says.as_deref() == Some("line 599"));
+    assert_eq!(gateway.stop(), 0);
+}
+
+/// How many descriptors a process has.
+fn descriptors_of(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").count()
+}
