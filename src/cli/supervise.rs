@@ -69,7 +69,7 @@ pub(super) fn supervise(argv: &[OsString]) -> u8 {
 /// Has the command line and the settings read. Errors were told already, and give the exit code.
 fn resolve(argv: &[OsString]) -> Result<Plan, u8> {
     let arguments = argv.get(2..).unwrap_or_default();
-    let name = argv.first().map_or(OsStr::new("lockkeeper"), OsString::as_os_str);
+    let name = argv.first().map_or_else(|| OsStr::new("lockkeeper"), OsString::as_os_str);
     let mut command = Command::new(stage::own_exe());
     std::os::unix::process::CommandExt::arg0(&mut command, name);
     command.arg(RESOLVE).args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit());

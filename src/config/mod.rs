@@ -16,7 +16,7 @@
 
 pub mod driver;
 pub mod error;
-pub mod handlers;
+pub mod handler;
 pub mod layers;
 pub mod openclaw;
 pub mod probe;

@@ -8,7 +8,7 @@ use toml::Value;
 
 use super::{
     Effective,
-    handlers::HandlersBy,
+    handler::HandlerBy,
     layers::{Layers, Leaf, Origin},
     openclaw::{Contract, Facts, Stay},
     settings::Settings,
@@ -67,24 +67,27 @@ pub fn openclaw(facts: &Facts) -> Vec<Leaf> {
         Contract::Current => Signal::Usr2,
         Contract::Legacy => Signal::Usr1,
     };
-    let handlers = match contract {
+    let stop_handler = match contract {
         // It installs all its handlers together. Node itself catches SIGTERM from the first
         // moment, and dies of it until then.
-        Contract::Current => HandlersBy::Signal(restart_signal),
+        Contract::Current => HandlerBy::Signal(restart_signal),
         // SIGUSR1 is Node's own for as long, too: nothing but being ready tells.
-        Contract::Legacy => HandlersBy::Ready,
+        Contract::Legacy => HandlerBy::Ready,
     };
     let mut values: Vec<(&str, Value)> = vec![
         ("ready.via", facts.via().to_string().into()),
         ("ready.status", 200.into()),
         ("ready.field", facts.field().to_string().into()),
         ("ready.timeout", "120s".into()),
-        ("ready.handlers", handlers.to_string().into()),
         // 315 s of drain, 10 s of reserve, 5 s of margin.
         ("stop.grace", "330s".into()),
         // Without a handler yet, SIGTERM would kill it in the middle of its start.
         ("stop.hold", "10s".into()),
+        ("stop.handler", stop_handler.to_string().into()),
         ("restart.signal", restart_signal.name().into()),
+        // It ignores a restart as not authorised until its config is in force, long after it has
+        // the handler.
+        ("restart.handler", HandlerBy::Ready.to_string().into()),
         ("restart.in_process_signal", restart_signal.name().into()),
         ("restart.grace", "330s".into()),
         ("env.set.OPENCLAW_SUPERVISOR_MODE", "external".into()),

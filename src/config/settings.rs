@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{
         Environment,
-        handlers::HandlersBy,
+        handler::HandlerBy,
         probe::{Field, Probe, Via},
         profile::ProfileName,
         units::Timespan,
@@ -31,12 +31,13 @@ pub const DOCS: &[(&str, &str)] = &[
     ("ready.timeout", "a child that is not ready by then is ended and has failed"),
     ("ready.status", "http: the status of a ready child's answer"),
     ("ready.field", "http: `NAME=VALUE`, a field at the top of the JSON body that must equal this"),
-    ("ready.handlers", "what shows that a starting child can take signals: `auto` (a handler for the signal), the name of another signal that it handles then, or `ready`"),
     ("stop.signal", "the first signal of a stop"),
     ("stop.grace", "from the first signal to SIGTERM to the child's group"),
     ("stop.kill_after", "from SIGTERM to the group to SIGKILL to the tree"),
     ("stop.hold", "how long a stop waits for a starting child to handle the signal"),
+    ("stop.handler", "what shows that a starting child can take the stop signal: `auto` (a handler for it), the name of another signal that it handles from then on, or `ready`"),
     ("restart.signal", "tells the child to drain and exit"),
+    ("restart.handler", "the same for the restart signals"),
     ("restart.in_process_signal", "tells the child to drain and build itself anew with the same PID"),
     ("restart.respawn", "how the child comes back: `fresh` or `in-process`"),
     ("restart.grace", "from the restart signal to the ladder of a stop"),
@@ -108,8 +109,6 @@ pub struct Ready {
     pub status: u16,
     /// What the body of that answer must hold. Anything.
     pub field: Field,
-    /// What shows that a starting child can take signals. The handler of the signal.
-    pub handlers: HandlersBy,
 }
 
 /// `[stop]`
@@ -124,6 +123,8 @@ pub struct Stop {
     pub kill_after: Timespan,
     /// How long a stop waits for a starting child to handle the signal. 0 s.
     pub hold: Timespan,
+    /// What shows that it does. The handler of the signal.
+    pub handler: HandlerBy,
 }
 
 /// `[restart]`
@@ -132,6 +133,8 @@ pub struct Stop {
 pub struct Restart {
     /// "Drain, then exit." SIGUSR1.
     pub signal: Signal,
+    /// What shows that a starting child handles it. The handler of the signal.
+    pub handler: HandlerBy,
     /// "Drain, and build yourself anew in this process." SIGUSR2.
     pub in_process_signal: Signal,
     /// How the child comes back. Fresh.
@@ -370,16 +373,17 @@ impl Default for Settings {
                 timeout: ready.timeout.into(),
                 status: 200,
                 field: Field::Any,
-                handlers: HandlersBy::Auto,
             },
             stop: Stop {
                 signal: stop.signal,
                 grace: stop.grace.into(),
                 kill_after: stop.kill_after.into(),
                 hold: stop.hold.into(),
+                handler: HandlerBy::Auto,
             },
             restart: Restart {
                 signal: restart.signal,
+                handler: HandlerBy::Auto,
                 in_process_signal: restart.in_process_signal,
                 respawn: restart.respawn,
                 grace: restart.grace.into(),

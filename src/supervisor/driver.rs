@@ -13,6 +13,7 @@
 //! waits for is an event or a deadline of the machine; an idle supervisor does not wake up.
 #![allow(clippy::disallowed_methods)]
 
+mod acts;
 mod child;
 mod environment;
 mod hooks;
@@ -30,15 +31,15 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::{
-    config::{self, Effective, driver::openclaw_probe, probe::Probe},
+    config::{self, Effective},
     protocol::{
-        control::{Phase, RestartId, Verdict, millis, shown_command},
+        control::{RestartId, shown_command},
         exit::{self, ChildExit},
         notify::DrainProgress,
     },
     restart::{
         grant::{GrantPolicy, Grants},
-        scheduler::{self, Scheduler, SchedulerPolicy},
+        scheduler::{Scheduler, SchedulerPolicy},
     },
     sys::{
         clock,
@@ -47,7 +48,6 @@ use crate::{
         ledger_file::LedgerFile,
         lock::{ChildLock, GatewayLock, Holder, LockError},
         notify::NotifySocket,
-        process::SpawnError,
         reaper,
         signals::Signals,
         socket_path::BindError,
@@ -66,10 +66,10 @@ use self::{
     story::{Story, seconds},
 };
 use super::{
-    event::{Action, Event, Goal, Target},
+    event::{Action, Event},
     ledger::{Entry, History},
-    machine::{State, Supervisor},
-    policy::ReadyVia,
+    machine::Supervisor,
+    state::State,
 };
 
 /// File name of the control socket, in the state folder.
@@ -79,6 +79,8 @@ pub const NOTIFY_SOCKET: &str = "notify.sock";
 
 /// The longest that an operator may put off a restart.
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
+/// How long the lock of a holder that is dead may take to come free.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// What the service manager is asked for while a stop makes progress.
 const EXTEND_BY: Duration = Duration::from_secs(30);
 
@@ -161,8 +163,7 @@ pub async fn drive(setup: Setup) -> Result<u8, DriveError> {
     }
     let me = Holder::ours(shown_command(&setup.effective.settings.command));
     let Some(lock) = acquire(&setup, &me, &mut signals).await? else { return Ok(exit::OK) };
-    let mut driver = Driver::new(setup, signals, lock)?;
-    Ok(driver.run().await)
+    Ok(Driver::new(setup, signals, lock)?.run().await)
 }
 
 /// Takes the lock, standing by if so asked. `None`: a stop came while we stood by.
@@ -175,9 +176,12 @@ async fn acquire(
         Err(held @ LockError::Held { .. }) if !setup.wait_lock.is_zero() => {
             tracing::info!("standing by for {}: {held}", seconds(setup.wait_lock));
         }
+        // It was killed while it started a process, which has its descriptors until it executes
+        // its program: a moment later the lock is free.
+        Err(LockError::Held { holder: Some(holder), .. }) if !holder.is_alive() => {}
         other => return Ok(Some(other?)),
     }
-    let taken = GatewayLock::acquire_within(&setup.state_dir, me, setup.wait_lock);
+    let taken = GatewayLock::acquire_within(&setup.state_dir, me, setup.wait_lock.max(HAND_OVER));
     tokio::pin!(taken);
     loop {
         tokio::select! {
@@ -303,12 +307,12 @@ impl Driver {
         })
     }
 
-    async fn run(&mut self) -> u8 {
+    async fn run(mut self) -> u8 {
         let orphan = self.processes.has_orphan();
         self.machine.handle_event(clock::now(), Event::Started { orphan });
         loop {
             if let Some(code) = self.carry_out() {
-                return self.leave(code);
+                return self.leave(code).await;
             }
             self.wait().await;
         }
@@ -354,175 +358,11 @@ impl Driver {
                 }
                 self.act(action);
             } else {
-                return None;
+                break;
             }
         }
-    }
-
-    fn act(&mut self, action: Action) {
-        let now = clock::now();
-        match action {
-            Action::Spawn { generation } => self.spawn(generation),
-            Action::WatchReady { generation } => {
-                if let Some(probe) = self.probe() {
-                    self.processes.watch_ready(generation, &probe, child::Watch::Start);
-                }
-            }
-            Action::Inspect { generation } => {
-                let handlers = self.processes.handlers(&self.effective.settings);
-                self.machine.handle_event(now, Event::HandlersSeen { generation, handlers });
-            }
-            Action::Check { id } => {
-                self.story.phase(now, "check", Phase::Checking);
-                self.check(id);
-            }
-            Action::Stage { generation } => {
-                self.story.phase(now, "stage", Phase::Staging);
-                self.stage(generation);
-            }
-            Action::DropStage => self.processes.drop_stage(),
-            Action::AbortHooks => self.hooks.abort(),
-            Action::Signal { signal, to, .. } => {
-                let leader = self.processes.leader_pid();
-                match (to, self.machine.state()) {
-                    (Target::Leader, State::Draining(goal)) => {
-                        self.drain = None;
-                        let grace = self.machine.poll_timeout().map(|at| at - now);
-                        let grace = grace.unwrap_or_default();
-                        let grace_ms = millis(grace);
-                        let pid = leader.unwrap_or_default();
-                        self.story.phase(now, "drain", Phase::Draining { pid, grace_ms });
-                        tracing::info!(
-                            "generation {}: {signal} to pid {pid}, at most {} to leave",
-                            self.machine.generation(),
-                            seconds(grace)
-                        );
-                        self.begin_emission(now, goal);
-                    }
-                    (Target::Group | Target::Tree, _) => {
-                        self.story.phase(now, "end", Phase::Ending);
-                        tracing::warn!(
-                            "generation {}: out of time, {signal} to its {}",
-                            self.machine.generation(),
-                            if to == Target::Group { "group" } else { "whole tree" }
-                        );
-                    }
-                    (Target::Leader, _) => {}
-                }
-                self.processes.signal(signal, to);
-                if self.machine.state() == State::Draining(Goal::Reload)
-                    && let Some(probe) = self.probe()
-                {
-                    let generation = self.machine.generation();
-                    self.processes.watch_ready(generation, &probe, child::Watch::Restart);
-                }
-            }
-            Action::Sweep { generation, signal } => {
-                if self.processes.sweep(signal) {
-                    self.machine.handle_event(now, Event::TreeEmpty { generation });
-                }
-            }
-            Action::Evict { signal } => self.processes.evict(signal),
-            Action::Judge { generation, beside } => self.judge(generation, beside),
-            Action::Recover { generation } => self.recover(generation),
-            Action::AnnounceReady { generation, first } => {
-                let after = self.processes.ready_after(now);
-                let pid = self.processes.leader_pid().unwrap_or_default();
-                tracing::info!(
-                    "generation {generation}: pid {pid}, ready in {}{}",
-                    seconds(after),
-                    self.probe().map(|probe| format!(" ({probe})")).unwrap_or_default()
-                );
-                let after_ms = millis(after);
-                self.story.record(Entry::Ready { generation, after_ms });
-                self.story.recovered(now, generation);
-                let status = format!("generation {generation} ready, pid {pid}");
-                if first {
-                    if !self.upstream.ready(&status) {
-                        tracing::warn!("the service manager does not read: READY=1 was dropped");
-                    }
-                } else {
-                    self.upstream.status(&status);
-                }
-            }
-            Action::AnnounceStopping => {
-                self.scheduler.handle_event(now, scheduler::Event::Stopping);
-                self.upstream.stopping("stopping");
-            }
-            Action::Served { id } => self.settle(now, id),
-            Action::Verdict { id, verdict } => {
-                self.refused_or_done(now, id, verdict);
-                self.story.verdict(now, id, verdict);
-            }
-            Action::Ended(outcome) => {
-                let asked = self.ended_for(outcome.goal);
-                let (pid, peak) = self.processes.last_end();
-                self.story.ended(now, &outcome, asked, pid, peak);
-                self.drain = None;
-                self.says = None;
-                let status = format!("generation {} ended by {}", outcome.generation, outcome.exit);
-                self.upstream.status(&status);
-            }
-            // Taken out by `carry_out`.
-            Action::Exit { .. } => {}
-        }
-    }
-
-    fn spawn(&mut self, generation: u64) {
-        let environment = self.environment.of(self.given(generation));
-        match self.processes.spawn(generation, &self.effective.settings.command, &environment) {
-            Ok(child::Started::Running) => self.on_started(generation),
-            // A staged successor becomes the command; a report follows.
-            Ok(child::Started::Releasing) => {}
-            Err(error) => self.on_spawn_failed(generation, &error),
-        }
-    }
-
-    fn on_started(&mut self, generation: u64) {
-        if !self.processes.announce() {
-            return;
-        }
-        let now = clock::now();
-        self.machine.handle_event(now, Event::Spawned { generation });
-        let pid = self.processes.leader_pid().unwrap_or_default();
-        self.story.record(Entry::Spawned { generation, pid });
-        self.story.phase(now, "respawn", Phase::Spawned { pid });
-        self.processes.record_child(generation, &shown_command(&self.effective.settings.command));
-    }
-
-    fn on_spawn_failed(&mut self, generation: u64, error: &SpawnError) {
-        let now = clock::now();
-        let failure = error.kind;
-        let source = &error.source;
-        tracing::error!("generation {generation}: {error} ({source})");
-        let text = format!("{error} ({source})");
-        self.story.record(Entry::SpawnFailed { generation, failure, error: text });
-        let boot = clock::boot_now();
-        self.machine.handle_event(now, Event::SpawnFailed { generation, failure, boot });
-    }
-
-    fn stage(&mut self, generation: u64) {
-        let environment = self.environment.of(self.given(generation));
-        let command = &self.effective.settings.command;
-        if let Err(error) = self.processes.stage(generation, command, &environment) {
-            self.on_staged(generation, Err(error.into()));
-        }
-    }
-
-    fn on_staged(&mut self, generation: u64, staged: Result<Stage, StageError>) {
-        let ok = staged.is_ok();
-        match staged {
-            Ok(stage) => self.processes.keep_stage(generation, stage),
-            Err(error) => {
-                let why = std::error::Error::source(&error).map(|s| format!(" ({s})"));
-                tracing::error!(
-                    "the successor cannot be prepared: {error}{}",
-                    why.unwrap_or_default()
-                );
-                self.processes.drop_stage();
-            }
-        }
-        self.machine.handle_event(clock::now(), Event::StageFinished { generation, ok });
+        self.story.write();
+        None
     }
 
     fn on_report(&mut self, report: Report) {
@@ -556,7 +396,11 @@ impl Driver {
 
     /// Reaps all that has died.
     fn reap(&mut self) {
-        while let reaper::Peek::Dead(pid) = self.processes.peek() {
+        let left = loop {
+            let pid = match self.processes.peek() {
+                reaper::Peek::Dead(pid) => pid,
+                left => break left,
+            };
             let generation = self.machine.generation();
             if let Some(hook) = self.hooks.find(pid) {
                 hook.ended(self.processes.reap_other(pid));
@@ -572,9 +416,10 @@ impl Driver {
             } else {
                 self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
             }
-        }
+        };
+        // That we have no child at all tells it for most, without a walk over all processes.
         if let State::Sweeping(_) = self.machine.state()
-            && self.processes.is_empty()
+            && (left == reaper::Peek::NoChildren || self.processes.is_empty())
         {
             let generation = self.machine.generation();
             self.machine.handle_event(clock::now(), Event::TreeEmpty { generation });
@@ -582,47 +427,17 @@ impl Driver {
     }
 
     /// Ends what is left of ours, and says goodbye.
-    fn leave(&mut self, code: u8) -> u8 {
+    async fn leave(mut self, code: u8) -> u8 {
         self.hooks.abort();
         self.processes.drop_stage();
         self.story.left(clock::now(), code);
+        self.story.write();
+        // The last words on each connection: how a restart or a stop that was waited for ended.
+        self.story.drop_waiting();
+        self.control.close().await;
         self.processes.remove_sockets();
         tracing::info!("leaving with code {code}");
         code
-    }
-
-    /// How the child's port tells that it is ready, with what is known at this moment: a config
-    /// edit may have moved the port.
-    fn probe(&self) -> Option<Probe> {
-        let settings = &self.effective.settings;
-        match settings.policy().ready.via {
-            ReadyVia::Probe => openclaw_probe(&self.effective, &self.config_environment),
-            ReadyVia::Auto | ReadyVia::Notify | ReadyVia::Spawned => None,
-        }
-    }
-
-    fn given(&self, generation: u64) -> environment::Given<'_> {
-        environment::Given {
-            notify: self.processes.notify_path(),
-            control: self.processes.control_path(),
-            lock: self.processes.lock_path(),
-            lock_fd: self.processes.lock_fd(),
-            nonce: &self.nonce,
-            generation,
-            expected_ms: self.story.expected_ms(),
-        }
-    }
-
-    /// A verdict without a process: the scheduler's slot is free again.
-    fn refused_or_done(&mut self, now: Instant, id: RestartId, verdict: Verdict) {
-        match verdict {
-            Verdict::Refused(_) | Verdict::Cancelled => self.release_refused(now, id),
-            Verdict::Respawned { .. }
-            | Verdict::InProcess { .. }
-            | Verdict::Stopped
-            | Verdict::StartLimit
-            | Verdict::Parked { .. } => self.settle(now, id),
-        }
     }
 }
 

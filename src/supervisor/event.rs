@@ -311,6 +311,8 @@ pub struct Outcome {
     pub goal: Option<Goal>,
     /// Work was cut: it said so, or it had to be killed.
     pub cut: bool,
+    /// It is a failure of the child: a crash, not ready in time, or a bad config.
+    pub failed: bool,
     /// What follows.
     pub then: Then,
 }

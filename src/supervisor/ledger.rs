@@ -109,6 +109,8 @@ pub enum Entry {
         goal: Option<Goal>,
         /// Work was cut.
         cut: bool,
+        /// It was a failure of the child.
+        failed: bool,
         /// What follows.
         then: Then,
     },
@@ -296,19 +298,18 @@ impl History {
                     run.generation = generation;
                 }
             }
-            Entry::Ended { id, generation, pid, exit, ran_ms, peak_bytes, goal, cut, then } => {
-                let failed = match then {
-                    Then::Backoff(_) | Then::HalfOpen(_) | Then::Recover => true,
-                    Then::Respawn | Then::Leave(_) => {
-                        goal == Some(Goal::Replace)
-                            || (goal.is_none()
-                                && !matches!(
-                                    exit,
-                                    ChildExit::Code(0 | crate::protocol::exit::RESTART)
-                                ))
-                    }
-                    Then::Judge => false,
-                };
+            Entry::Ended {
+                id,
+                generation,
+                pid,
+                exit,
+                ran_ms,
+                peak_bytes,
+                goal: _,
+                cut,
+                failed,
+                then,
+            } => {
                 let kind = if failed { Kind::Crash } else { Kind::Exit };
                 let incident = self.incident(id, at, kind);
                 if incident.reason.is_empty() {
@@ -369,8 +370,6 @@ impl fmt::Display for Kind {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::{collection, prelude::*};
 
     use super::*;
@@ -389,6 +388,7 @@ mod tests {
             peak_bytes: Some(1 << 20),
             goal,
             cut: false,
+            failed: exit == ChildExit::Signal(9),
             then,
         }
     }
@@ -428,17 +428,13 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_nobody_asked_for_is_a_crash_or_an_exit() {
-        let backoff = Then::Backoff(Duration::from_millis(70));
+    fn an_end_that_nobody_asked_for_is_a_crash_or_an_exit_as_the_machine_counted_it() {
         let history = History::fold([
-            line(1, ended(1, ChildExit::Signal(9), None, backoff)),
+            line(1, ended(1, ChildExit::Signal(9), None, Then::Respawn)),
             line(2, ended(2, ChildExit::Code(75), None, Then::Respawn)),
-            line(3, ended(3, ChildExit::Code(0), None, Then::Leave(0))),
-            line(4, ended(4, ChildExit::Code(1), None, Then::Respawn)),
-            line(5, ended(5, ChildExit::Code(78), None, Then::Recover)),
         ]);
         let kinds: Vec<_> = history.incidents.values().map(|i| i.kind).collect();
-        assert_eq!(kinds, [Kind::Crash, Kind::Exit, Kind::Exit, Kind::Crash, Kind::Crash]);
+        assert_eq!(kinds, [Kind::Crash, Kind::Exit]);
     }
 
     #[test]

@@ -64,10 +64,11 @@ impl FailureCount {
         }
         let reached = self.trial || self.recent.len() >= limit.burst as usize;
         self.trial = false;
-        reached.then_some(match limit.then {
+        let after = match limit.then {
             LimitThen::HalfOpen => AfterFailure::HalfOpen(limit.retry),
             LimitThen::Park => AfterFailure::Park,
-        })
+        };
+        reached.then_some(after)
     }
 
     /// Counts a failure.

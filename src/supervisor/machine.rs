@@ -50,50 +50,9 @@ use super::{
     event::{Action, Event, Goal, Handler, Handlers, Judgement, Target},
     limit::FailureCount,
     policy::{Policy, Respawn},
+    state::{Rung, State},
     timer::{Timer, TimerTable},
 };
-
-/// Where the supervisor is. The diagram is in the module's text.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum State {
-    /// Nothing has happened yet.
-    Idle,
-    /// The child of an earlier, killed supervisor is being ended.
-    Evicting(Rung),
-    /// The child was started and is not ready yet.
-    Starting,
-    /// The child serves.
-    Ready,
-    /// The child was told to leave (or to build itself anew), and has its grace.
-    Draining(Goal),
-    /// The child is ended by force.
-    Ending(Goal, Rung),
-    /// The leader has gone; what it left behind is being ended.
-    Sweeping(Rung),
-    /// A command judges what the exit meant.
-    Judging,
-    /// A command mends the child's config.
-    Recovering,
-    /// Waiting to start again after a failure.
-    Backoff,
-    /// Too many failures: waiting for the next trial.
-    HalfOpen,
-    /// Given up, and waiting for the operator.
-    Parked(u8),
-    /// Left, with this code.
-    Done(u8),
-}
-
-/// How hard the ladder strikes.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Rung {
-    /// The stop signal, to the leader.
-    Asked,
-    /// SIGTERM, to the group.
-    Term,
-    /// SIGKILL, to the tree.
-    Kill,
-}
 
 /// The machine. See the [module](self).
 #[derive(Debug)]
@@ -110,6 +69,8 @@ pub struct Supervisor {
     pub(super) ever_spawned: bool,
     /// Some child has been ready, in the life of this supervisor.
     pub(super) ever_ready: bool,
+    /// The present child has been ready.
+    pub(super) was_ready: bool,
     /// What we sent to the present child, so that its death of it is not taken for a crash.
     pub(super) sent: Vec<Signal>,
     /// The present child said that it builds itself anew, as it was told to.
@@ -149,6 +110,8 @@ pub(super) struct Restart {
     pub(super) ids: Vec<RestartId>,
     pub(super) mode: Mode,
     pub(super) force: bool,
+    /// Work was cut for it.
+    pub(super) cut: bool,
     pub(super) step: Step,
 }
 
@@ -167,6 +130,14 @@ pub(super) enum Step {
     Told,
 }
 
+impl Ended {
+    /// Whether work was cut: the child said so when asked for a restart, or had to be forced.
+    pub(super) fn is_cut(&self) -> bool {
+        let asked = matches!(self.goal, Some(Goal::Restart | Goal::Reload));
+        self.rung != Rung::Asked || asked && self.exit == ChildExit::Code(exit::FAILURE)
+    }
+}
+
 // === impl Supervisor ===
 
 impl Supervisor {
@@ -181,6 +152,7 @@ impl Supervisor {
             alive: false,
             ever_spawned: false,
             ever_ready: false,
+            was_ready: false,
             sent: Vec::new(),
             reloading: false,
             ended: None,
@@ -271,6 +243,7 @@ impl Supervisor {
 
             Event::Spawned { .. } => match self.state {
                 State::Starting if !self.alive => self.on_spawned(now),
+                State::Draining(_) | State::Ending(..) if !self.alive => self.on_spawned_late(),
                 // Told twice.
                 State::Starting
                 | State::Idle
@@ -288,7 +261,9 @@ impl Supervisor {
             },
 
             Event::SpawnFailed { failure, boot, .. } => match self.state {
-                State::Starting if !self.alive => self.on_spawn_failed(now, failure, boot),
+                State::Starting | State::Draining(_) | State::Ending(..) if !self.alive => {
+                    self.on_spawn_failed(now, failure, boot);
+                }
                 // It cannot have failed: it runs, or it has run.
                 State::Starting
                 | State::Idle
@@ -306,9 +281,11 @@ impl Supervisor {
             },
 
             Event::HandlersSeen { handlers, .. } => match self.state {
-                State::Starting | State::Ready => self.on_handlers(now, handlers),
-                // Too late: the child leaves already.
-                State::Idle
+                State::Starting | State::Ready if self.alive => self.on_handlers(now, handlers),
+                // Not told to have been spawned; or too late: the child leaves already.
+                State::Starting
+                | State::Ready
+                | State::Idle
                 | State::Evicting(_)
                 | State::Draining(_)
                 | State::Ending(..)
@@ -413,11 +390,6 @@ impl Supervisor {
             },
 
             Event::RestartRequested { id, mode, force } => {
-                if self.is_stopping() {
-                    let verdict = Verdict::Refused(Refusal::Stopping);
-                    self.actions.push_back(Action::Verdict { id, verdict });
-                    return;
-                }
                 let step = match self.state {
                     State::Starting | State::Ready => Step::Held,
                     // The child leaves already: whatever starts next serves this one too.
@@ -431,13 +403,14 @@ impl Supervisor {
                     | State::Backoff
                     | State::HalfOpen
                     | State::Parked(_) => Step::Told,
-                    State::Done(_) => {
-                        let verdict = Verdict::Refused(Refusal::Stopping);
-                        self.actions.push_back(Action::Verdict { id, verdict });
-                        return;
-                    }
+                    // Nothing follows `Exit`, and nobody is there to be answered.
+                    State::Done(_) => return,
                 };
-                self.on_restart(now, Restart { ids: vec![id], mode, force, step });
+                if self.is_stopping() {
+                    let verdict = Verdict::Refused(Refusal::Stopping);
+                    return self.actions.push_back(Action::Verdict { id, verdict });
+                }
+                self.on_restart(now, Restart { ids: vec![id], mode, force, cut: false, step });
             }
 
             Event::RestartWithdrawn => {
@@ -451,7 +424,6 @@ impl Supervisor {
 
             Event::CheckFinished { id, passed } => match &self.restart {
                 Some(r) if r.step == Step::Checking && r.ids.first() == Some(&id) => {
-                    self.timers.clear(Timer::Prepare);
                     if passed {
                         self.after_check(now);
                     } else {
@@ -465,7 +437,7 @@ impl Supervisor {
             Event::StageFinished { generation, ok } => match &self.restart {
                 Some(r) if r.step == Step::Staging && generation == self.generation + 1 => {
                     self.timers.clear(Timer::Prepare);
-                    self.after_stage(ok);
+                    self.after_stage(now, ok);
                 }
                 // Of a restart that was called off or overtaken.
                 Some(_) | None => {}
@@ -511,13 +483,10 @@ impl Supervisor {
         while let Some(timer) = self.timers.expire(now) {
             match (timer, self.state) {
                 (Timer::Alive, State::Starting) => self.become_ready(now),
-                (Timer::Ready, State::Starting) if self.is_stopping() => {
-                    self.drain(now, Goal::Stop)
-                }
                 (Timer::Ready, State::Starting) => self.drain(now, Goal::Replace),
-                (Timer::Handlers, State::Starting | State::Ready) => self.inspect(),
+                (Timer::Handlers, State::Starting | State::Ready) => self.inspect(now),
                 (Timer::StopHold, State::Starting) => self.drain(now, Goal::Stop),
-                (Timer::Prepare, State::Starting | State::Ready) => self.on_prepare_timeout(),
+                (Timer::Prepare, State::Starting | State::Ready) => self.on_prepare_timeout(now),
                 (Timer::Grace, State::Draining(goal)) => self.end(now, goal, Rung::Term),
                 (Timer::Kill, State::Ending(goal, _)) => self.end(now, goal, Rung::Kill),
                 (Timer::Kill, State::Evicting(rung)) => self.evict(now, rung.next()),
@@ -542,8 +511,9 @@ impl Supervisor {
         }
     }
 
-    /// Asks for a look at the child's handlers.
-    pub(super) fn inspect(&mut self) {
+    /// Asks for a look at the child's handlers, and for another one if no answer comes.
+    pub(super) fn inspect(&mut self, now: Instant) {
+        self.inspect_later(now);
         self.actions.push_back(Action::Inspect { generation: self.generation });
     }
 
@@ -558,43 +528,5 @@ impl Supervisor {
             Respawn::Fresh => handlers.restart,
             Respawn::InProcess => handlers.in_process,
         }
-    }
-}
-
-impl Rung {
-    /// The next harder one; the last is repeated.
-    pub(super) fn next(self) -> Self {
-        match self {
-            Self::Asked => Self::Term,
-            Self::Term | Self::Kill => Self::Kill,
-        }
-    }
-}
-
-impl State {
-    /// The word for it, as `status` tells it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Evicting(_) => "evicting",
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Draining(Goal::Stop) | Self::Ending(Goal::Stop, _) => "stopping",
-            Self::Draining(Goal::Reload) => "reloading",
-            Self::Draining(Goal::Restart | Goal::Replace) => "draining",
-            Self::Ending(..) => "ending",
-            Self::Sweeping(_) => "sweeping",
-            Self::Judging => "judging",
-            Self::Recovering => "recovering",
-            Self::Backoff => "backoff",
-            Self::HalfOpen => "half-open",
-            Self::Parked(_) => "parked",
-            Self::Done(_) => "done",
-        }
-    }
-
-    /// Whether a process of the present generation may be alive.
-    pub fn has_child(self) -> bool {
-        matches!(self, Self::Starting | Self::Ready | Self::Draining(_) | Self::Ending(..))
     }
 }

@@ -4,10 +4,16 @@
 //! picture of the states is in [`machine`].
 
 pub mod driver;
+mod ending;
 pub mod event;
 pub mod ledger;
 mod limit;
 pub mod machine;
-mod moves;
+#[cfg(test)]
+mod machine_tests;
 pub mod policy;
+mod restarting;
+mod starting;
+pub mod state;
+mod stopping;
 mod timer;

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{sync::oneshot, time};
 
-use super::{clock, process::ProcessId};
+use super::{clock, process::ProcessId, tree};
 
 /// The supervisor's lock, in the state folder.
 pub const GATEWAY_LOCK: &str = "gateway.lock";
@@ -63,6 +63,15 @@ pub struct Holder {
 
 impl Holder {
     /// This process, from now on.
+    /// Whether it lives. False where it is not known who it is.
+    pub fn is_alive(&self) -> bool {
+        let id = ProcessId { pid: self.pid, start_time: self.start_time };
+        ProcessId::now_at(self.pid) == Some(id)
+            && self.boot_id == clock::boot_id()
+            && !tree::is_dead(self.pid)
+    }
+
+    /// This very process.
     pub fn ours(command: impl Into<String>) -> Self {
         let ProcessId { pid, start_time } = ProcessId::ours();
         Self {

@@ -1,6 +1,6 @@
 //! Signals: those that reach us, with their sender, and those that we send.
 //!
-//! Nothing is blocked: a process inherits the mask of who starts it, and a child that starts with
+//! Nothing stays blocked: a process inherits the mask of who starts it, and a child that starts with
 //! SIGTERM blocked cannot be stopped with grace. Handlers are set instead, which end at exec.
 #![allow(clippy::disallowed_methods)]
 
@@ -11,7 +11,10 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use nix::{sys::signal, unistd::Pid};
+use nix::{
+    sys::signal::{self, SigSet, SigmaskHow},
+    unistd::Pid,
+};
 use rustix::io::Errno;
 use signal_hook::{
     consts::FORBIDDEN,
@@ -94,12 +97,14 @@ impl Signals {
         let ignored = status_set("self", "SigIgn:").unwrap_or_default();
         let caught = HANDLED.iter().chain(FORWARDED).copied();
         let caught = caught.filter(|s| !(OF_TERMINAL.contains(s) && ignored.contains(*s)));
+        let held_back = HeldBack::new()?;
         let delivery = SignalDelivery::with_pipe(
             UnixStream::from_std(read)?,
             write,
             WithOrigin::default(),
             caught.map(Signal::number),
         )?;
+        drop(held_back);
         // Caught and forgotten: a write beyond the limit of file size is to fail, as one to a full
         // disk does, and not to end us.
         signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
@@ -116,6 +121,7 @@ impl Signals {
             let message = format!("{signal} cannot be caught");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
+        let _held_back = HeldBack::new()?;
         self.delivery.handle().add_signal(signal.number())
     }
 
@@ -137,7 +143,9 @@ impl Signals {
         // By tokio first, so that it knows that the pipe is empty, and only then the records: what
         // arrives in between leaves a new byte or is among them.
         let mut bytes = [0; 1024];
-        while matches!(self.delivery.get_read().try_read(&mut bytes), Ok(count) if count > 0) {}
+        while matches!(self.delivery.get_read().try_read(&mut bytes), Ok(count) if count == bytes.len())
+        {
+        }
 
         let mut taken = 0;
         for origin in self.delivery.pending().take(BATCH) {
@@ -150,6 +158,26 @@ impl Signals {
             }
         }
         self.more = taken == BATCH;
+    }
+}
+
+/// As long as this lives, signals wait.
+///
+/// signal-hook asks the system for its handler first and notes what to do in it afterwards: one
+/// that comes in between is neither deadly nor heard. A lost SIGTERM is a supervisor that starts
+/// its child and never stops. No thread and no child is there yet to inherit the mask.
+struct HeldBack(SigSet);
+
+impl HeldBack {
+    fn new() -> io::Result<Self> {
+        Ok(Self(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?))
+    }
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        // Cannot fail: the mask is one that the system gave.
+        let _ = self.0.thread_set_mask();
     }
 }
 

@@ -41,14 +41,19 @@ pub struct Member {
     pub ppid: u32,
     /// The short name that it gave itself.
     pub name: String,
-    /// The letter of its state: `R`, `S`, `D`, `Z`, ...
+    /// The letter of its state: `R`, `S`, `D`, `Z`, ... It is that of its first thread.
     pub state: char,
+    /// How many threads it has; those that ended count until they are reaped.
+    pub threads: u64,
 }
 
 impl Member {
     /// Whether it has ended, and only waits to be reaped.
+    ///
+    /// One whose first thread has ended looks like a zombie while other threads go on, with all
+    /// that they have open.
     pub fn is_dead(&self) -> bool {
-        matches!(self.state, 'Z' | 'X')
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
     }
 }
 

@@ -43,7 +43,7 @@ fn a_refused_value_is_told_with_its_line_and_key() {
         ),
         ("[ready]\ntimeout = 60", "2: ready.timeout: 60 has no unit, write for example \"60s\""),
         ("ready.status = 70000", "1: ready.status: 70000 is out of range"),
-        ("ready = 3", "1: ready: is a table, of via, timeout, status, field, handlers"),
+        ("ready = 3", "1: ready: is a table, of via, timeout, status, field"),
         (
             "command = \"gateway run\"",
             "1: command: invalid type: string \"gateway run\", \

@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
-    config::{handlers::HandlersBy, probe::Probe, settings::Settings},
+    config::{handler::HandlerBy, probe::Probe, settings::Settings},
     protocol::{exit::ChildExit, signal::Signal},
     sys::{
         clock,
@@ -37,6 +37,7 @@ const NAMED: usize = 5;
 /// See the module.
 pub(super) struct Processes {
     own: u32,
+    boot_id: Option<String>,
     child_lock: Arc<ChildLock>,
     notify_path: PathBuf,
     control_path: PathBuf,
@@ -113,6 +114,7 @@ impl Processes {
         };
         Self {
             own,
+            boot_id: clock::boot_id(),
             child_lock: Arc::new(child_lock),
             notify_path,
             control_path,
@@ -246,7 +248,7 @@ impl Processes {
         let record = ChildRecord {
             pid: leader.id.pid,
             start_time: leader.id.start_time,
-            boot_id: clock::boot_id(),
+            boot_id: self.boot_id.clone(),
             generation,
             command: command.to_owned(),
         };
@@ -327,17 +329,17 @@ impl Processes {
 
     pub(super) fn handlers(&self, settings: &Settings) -> Handlers {
         let set = self.main().and_then(|main| signals::handlers(main.pid));
-        let by = settings.ready.handlers;
-        let of = |signal| match (set, by) {
-            (None, _) | (_, HandlersBy::Ready) => Handler::Unknown,
-            (Some(set), HandlersBy::Auto) if set.contains(signal) => Handler::Caught,
-            (Some(set), HandlersBy::Signal(shown)) if set.contains(shown) => Handler::Caught,
-            (Some(_), HandlersBy::Auto | HandlersBy::Signal(_)) => Handler::Absent,
+        let of = |signal, by| match (set, by) {
+            (None, _) | (_, HandlerBy::Ready) => Handler::Unknown,
+            (Some(set), HandlerBy::Auto) if set.contains(signal) => Handler::Caught,
+            (Some(set), HandlerBy::Signal(shown)) if set.contains(shown) => Handler::Caught,
+            (Some(_), HandlerBy::Auto | HandlerBy::Signal(_)) => Handler::Absent,
         };
+        let Settings { stop, restart, .. } = settings;
         Handlers {
-            stop: of(settings.stop.signal),
-            restart: of(settings.restart.signal),
-            in_process: of(settings.restart.in_process_signal),
+            stop: of(stop.signal, stop.handler),
+            restart: of(restart.signal, restart.handler),
+            in_process: of(restart.in_process_signal, restart.handler),
         }
     }
 
@@ -414,8 +416,7 @@ impl Processes {
 
     /// Whether nothing is left of the tree.
     pub(super) fn is_empty(&self) -> bool {
-        // One call tells it for most children, without a walk over all processes.
-        self.peek() == Peek::NoChildren || self.members().iter().all(Member::is_dead)
+        self.members().iter().all(Member::is_dead)
     }
 
     /// Signals what is left of the tree. True: nothing is left.

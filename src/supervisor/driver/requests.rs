@@ -18,8 +18,8 @@ use crate::{
     supervisor::{
         event::{Event, Goal},
         ledger::{Entry, Request},
-        machine::State,
         policy::ReadyVia,
+        state::State,
     },
     sys::{
         clock,

@@ -9,7 +9,6 @@ use crate::{
     protocol::{
         control::{Body, Phase, Requester, RestartId, Verdict, millis},
         env::RESTART_EXPECTED_DEFAULT_MS,
-        exit::ChildExit,
         notify::DrainProgress,
     },
     supervisor::{
@@ -36,11 +35,21 @@ struct Open {
     joined: u32,
 }
 
+/// A line that waits to be written.
+#[derive(Debug)]
+enum Told {
+    Line(String),
+    Warning(String),
+    Record(Record),
+}
+
 /// The teller.
 #[derive(Debug)]
 pub(super) struct Story {
     ledger: LedgerFile,
     ledger_failed: bool,
+    /// What was told and not written yet: writing waits until the child has what it needs.
+    untold: Vec<Told>,
     next_id: u64,
     open: Vec<Open>,
     waiting: Vec<(RestartId, Reply)>,
@@ -55,6 +64,7 @@ impl Story {
         Self {
             ledger,
             ledger_failed: false,
+            untold: Vec::new(),
             next_id: next_id.0,
             open: Vec::new(),
             waiting: Vec::new(),
@@ -69,10 +79,40 @@ impl Story {
         RestartId(self.next_id)
     }
 
-    /// Appends a line. The ledger is best effort: a full disk must not touch the child.
+    /// Notes a line for the ledger.
     pub(super) fn record(&mut self, entry: Entry) {
-        let record = Record { at: clock::wall_ms(), entry };
-        let Ok(line) = serde_json::to_string(&record) else { return };
+        self.untold.push(Told::Record(Record { at: clock::wall_ms(), entry }));
+    }
+
+    /// Notes a line for the log.
+    pub(super) fn say(&mut self, line: String) {
+        self.untold.push(Told::Line(line));
+    }
+
+    /// Notes a warning for the log.
+    pub(super) fn warn(&mut self, line: String) {
+        self.untold.push(Told::Warning(line));
+    }
+
+    /// Nobody can be told anything any more.
+    pub(super) fn drop_waiting(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Writes what was noted.
+    pub(super) fn write(&mut self) {
+        for told in std::mem::take(&mut self.untold) {
+            match told {
+                Told::Line(line) => tracing::info!("{line}"),
+                Told::Warning(line) => tracing::warn!("{line}"),
+                Told::Record(record) => self.append(&record),
+            }
+        }
+    }
+
+    /// Appends a line. The ledger is best effort: a full disk must not touch the child.
+    fn append(&mut self, record: &Record) {
+        let Ok(line) = serde_json::to_string(record) else { return };
         match self.ledger.append(&line) {
             Ok(()) => self.ledger_failed = false,
             Err(error) if !self.ledger_failed => {
@@ -103,7 +143,7 @@ impl Story {
             if reason.is_empty() { "" } else { ": " },
             if due.is_zero() { String::new() } else { format!(", due in {}", seconds(due)) },
         );
-        tracing::info!("{id}: {word} asked by {by}{colon}{reason}{later}");
+        self.say(format!("{id}: {word} asked by {by}{colon}{reason}{later}"));
         let due_ms = millis(due);
         self.record(Entry::Requested { id, what, reason: reason.into(), by: by.clone(), due_ms });
     }
@@ -115,7 +155,7 @@ impl Story {
         if open.joined > MAX_JOINED {
             return;
         }
-        tracing::info!("{id}: joined by {by}");
+        self.say(format!("{id}: joined by {by}"));
         self.record(Entry::Joined { id, reason: reason.into(), by: by.clone() });
     }
 
@@ -172,10 +212,10 @@ impl Story {
             Some(id) => id,
             None => self.begin_unasked(now),
         };
-        if is_failure(outcome) {
+        if outcome.failed {
             self.crashes += 1;
         }
-        let Outcome { generation, exit, ran, goal, cut, then } = *outcome;
+        let Outcome { generation, exit, ran, goal, cut, failed, then } = *outcome;
         let why = match (goal, asked) {
             (Some(Goal::Replace), _) => " (it was not ready in time)",
             (Some(_), _) | (None, Some(_)) => "",
@@ -183,9 +223,9 @@ impl Story {
         };
         let ran_for = seconds(ran);
         let next = told_then(then);
-        tracing::info!(
+        self.say(format!(
             "{id}: generation {generation} ended by {exit} after {ran_for}{why}; {next}"
-        );
+        ));
         let ran_ms = millis(ran);
         self.record(Entry::Ended {
             id,
@@ -196,6 +236,7 @@ impl Story {
             peak_bytes,
             goal,
             cut,
+            failed,
             then,
         });
         self.phase(now, "respawn", Phase::Gone { exit });
@@ -232,7 +273,7 @@ impl Story {
             open.end_phase(now);
             let took = now.saturating_duration_since(open.since);
             self.measure(&open.phases, verdict);
-            tracing::info!("{id}: {} in {}", told_verdict(verdict), seconds(took));
+            self.say(format!("{id}: {} in {}", told_verdict(verdict), seconds(took)));
             let Open { phases, joined, .. } = open;
             self.record(Entry::Verdict { id, verdict, took_ms: millis(took), phases, joined });
         }
@@ -270,17 +311,6 @@ impl Open {
             let ms = millis(now.saturating_duration_since(since));
             self.phases.push(PhaseTime { name: name.to_owned(), ms });
         }
-    }
-}
-
-fn is_failure(outcome: &Outcome) -> bool {
-    match outcome.then {
-        Then::Backoff(_) | Then::HalfOpen(_) | Then::Recover => true,
-        Then::Respawn | Then::Leave(_) => {
-            outcome.goal == Some(Goal::Replace)
-                || (outcome.goal.is_none() && !matches!(outcome.exit, ChildExit::Code(0 | 75)))
-        }
-        Then::Judge => false,
     }
 }
 

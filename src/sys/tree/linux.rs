@@ -41,6 +41,7 @@ fn member(process: &Process) -> Option<Member> {
         ppid: u32::try_from(stat.ppid).ok()?,
         name: stat.comm,
         state: stat.state,
+        threads: u64::try_from(stat.num_threads).unwrap_or(0),
     })
 }
 

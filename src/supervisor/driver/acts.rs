@@ -1,0 +1,236 @@
+//! What the machine asks for, carried out.
+
+use std::time::Instant;
+
+use crate::{
+    config::{driver::openclaw_probe, probe::Probe},
+    protocol::{
+        control::{Phase, RestartId, Verdict, millis, shown_command},
+        signal::Signal,
+    },
+    restart::scheduler,
+    supervisor::{
+        event::{Action, Event, Goal, Target},
+        ledger::Entry,
+        policy::ReadyVia,
+        state::State,
+    },
+    sys::{
+        clock,
+        process::SpawnError,
+        stage::{Stage, StageError},
+    },
+};
+
+use super::{Driver, child, environment, story::seconds};
+
+impl Driver {
+    pub(super) fn act(&mut self, action: Action) {
+        let now = clock::now();
+        match action {
+            Action::Spawn { generation } => self.spawn(generation),
+            Action::WatchReady { generation } => {
+                if let Some(probe) = self.probe() {
+                    self.processes.watch_ready(generation, &probe, child::Watch::Start);
+                }
+            }
+            Action::Inspect { generation } => {
+                let handlers = self.processes.handlers(&self.effective.settings);
+                self.machine.handle_event(now, Event::HandlersSeen { generation, handlers });
+            }
+            Action::Check { id } => {
+                self.story.phase(now, "check", Phase::Checking);
+                self.check(id);
+            }
+            Action::Stage { generation } => {
+                self.story.phase(now, "stage", Phase::Staging);
+                self.stage(generation);
+            }
+            Action::DropStage => self.processes.drop_stage(),
+            Action::AbortHooks => self.hooks.abort(),
+            Action::Signal { signal, to, .. } => self.signal_child(now, signal, to),
+            // One that is out of date: the tree was found empty before it came to this.
+            Action::Sweep { generation, .. } if generation != self.machine.generation() => {}
+            Action::Sweep { generation, signal } => {
+                if self.processes.sweep(signal) {
+                    self.machine.handle_event(now, Event::TreeEmpty { generation });
+                }
+            }
+            Action::Evict { signal } => self.processes.evict(signal),
+            Action::Judge { generation, beside } => self.judge(generation, beside),
+            Action::Recover { generation } => self.recover(generation),
+            Action::AnnounceReady { generation, first } => {
+                self.announce_ready(now, generation, first);
+            }
+            Action::AnnounceStopping => {
+                self.scheduler.handle_event(now, scheduler::Event::Stopping);
+                self.upstream.stopping("stopping");
+            }
+            Action::Served { id } => self.settle(now, id),
+            Action::Verdict { id, verdict } => {
+                self.refused_or_done(now, id, verdict);
+                self.story.verdict(now, id, verdict);
+            }
+            Action::Ended(outcome) => {
+                let asked = self.ended_for(outcome.goal);
+                let (pid, peak) = self.processes.last_end();
+                self.story.ended(now, &outcome, asked, pid, peak);
+                self.drain = None;
+                self.says = None;
+                let status = format!("generation {} ended by {}", outcome.generation, outcome.exit);
+                self.upstream.status(&status);
+            }
+            // Taken out by `carry_out`.
+            Action::Exit { .. } => {}
+        }
+    }
+
+    /// Sends a signal of the machine's to the child, and tells of it.
+    fn signal_child(&mut self, now: Instant, signal: Signal, to: Target) {
+        let leader = self.processes.leader_pid();
+        match (to, self.machine.state()) {
+            (Target::Leader, State::Draining(goal)) => {
+                self.drain = None;
+                let grace = self.machine.poll_timeout().map(|at| at - now);
+                let grace = grace.unwrap_or_default();
+                let grace_ms = millis(grace);
+                let pid = leader.unwrap_or_default();
+                self.story.phase(now, "drain", Phase::Draining { pid, grace_ms });
+                self.story.say(format!(
+                    "generation {}: {signal} to pid {pid}, at most {} to leave",
+                    self.machine.generation(),
+                    seconds(grace)
+                ));
+                self.begin_emission(now, goal);
+            }
+            (Target::Group | Target::Tree, _) => {
+                self.story.phase(now, "end", Phase::Ending);
+                self.story.warn(format!(
+                    "generation {}: out of time, {signal} to its {}",
+                    self.machine.generation(),
+                    if to == Target::Group { "group" } else { "whole tree" }
+                ));
+            }
+            (Target::Leader, _) => {}
+        }
+        self.processes.signal(signal, to);
+        if self.machine.state() == State::Draining(Goal::Reload)
+            && let Some(probe) = self.probe()
+        {
+            let generation = self.machine.generation();
+            self.processes.watch_ready(generation, &probe, child::Watch::Restart);
+        }
+    }
+
+    fn announce_ready(&mut self, now: Instant, generation: u64, first: bool) {
+        let after = self.processes.ready_after(now);
+        let pid = self.processes.leader_pid().unwrap_or_default();
+        self.story.say(format!(
+            "generation {generation}: pid {pid}, ready in {}{}",
+            seconds(after),
+            self.probe().map(|probe| format!(" ({probe})")).unwrap_or_default()
+        ));
+        let after_ms = millis(after);
+        self.story.record(Entry::Ready { generation, after_ms });
+        self.story.recovered(now, generation);
+        let status = format!("generation {generation} ready, pid {pid}");
+        if first {
+            if !self.upstream.ready(&status) {
+                tracing::warn!("the service manager does not read: READY=1 was dropped");
+            }
+        } else {
+            self.upstream.status(&status);
+        }
+    }
+
+    fn spawn(&mut self, generation: u64) {
+        let environment = self.environment.of(self.given(generation));
+        match self.processes.spawn(generation, &self.effective.settings.command, &environment) {
+            Ok(child::Started::Running) => self.on_started(generation),
+            // A staged successor becomes the command; a report follows.
+            Ok(child::Started::Releasing) => {}
+            Err(error) => self.on_spawn_failed(generation, &error),
+        }
+    }
+
+    pub(super) fn on_started(&mut self, generation: u64) {
+        if !self.processes.announce() {
+            return;
+        }
+        let now = clock::now();
+        self.machine.handle_event(now, Event::Spawned { generation });
+        let pid = self.processes.leader_pid().unwrap_or_default();
+        self.story.record(Entry::Spawned { generation, pid });
+        self.story.phase(now, "respawn", Phase::Spawned { pid });
+        self.processes.record_child(generation, &shown_command(&self.effective.settings.command));
+    }
+
+    pub(super) fn on_spawn_failed(&mut self, generation: u64, error: &SpawnError) {
+        let now = clock::now();
+        let failure = error.kind;
+        let source = &error.source;
+        tracing::error!("generation {generation}: {error} ({source})");
+        let text = format!("{error} ({source})");
+        self.story.record(Entry::SpawnFailed { generation, failure, error: text });
+        let boot = clock::boot_now();
+        self.machine.handle_event(now, Event::SpawnFailed { generation, failure, boot });
+    }
+
+    fn stage(&mut self, generation: u64) {
+        let environment = self.environment.of(self.given(generation));
+        let command = &self.effective.settings.command;
+        if let Err(error) = self.processes.stage(generation, command, &environment) {
+            self.on_staged(generation, Err(error.into()));
+        }
+    }
+
+    pub(super) fn on_staged(&mut self, generation: u64, staged: Result<Stage, StageError>) {
+        let ok = staged.is_ok();
+        match staged {
+            Ok(stage) => self.processes.keep_stage(generation, stage),
+            Err(error) => {
+                let why = std::error::Error::source(&error).map(|s| format!(" ({s})"));
+                tracing::error!(
+                    "the successor cannot be prepared: {error}{}",
+                    why.unwrap_or_default()
+                );
+                self.processes.drop_stage();
+            }
+        }
+        self.machine.handle_event(clock::now(), Event::StageFinished { generation, ok });
+    }
+
+    /// How the child's port tells that it is ready, with what is known at this moment: a config
+    /// edit may have moved the port.
+    fn probe(&self) -> Option<Probe> {
+        let settings = &self.effective.settings;
+        match settings.policy().ready.via {
+            ReadyVia::Probe => openclaw_probe(&self.effective, &self.config_environment),
+            ReadyVia::Auto | ReadyVia::Notify | ReadyVia::Spawned => None,
+        }
+    }
+
+    fn given(&self, generation: u64) -> environment::Given<'_> {
+        environment::Given {
+            notify: self.processes.notify_path(),
+            control: self.processes.control_path(),
+            lock: self.processes.lock_path(),
+            lock_fd: self.processes.lock_fd(),
+            nonce: &self.nonce,
+            generation,
+            expected_ms: self.story.expected_ms(),
+        }
+    }
+
+    /// A verdict without a process: the scheduler's slot is free again.
+    fn refused_or_done(&mut self, now: Instant, id: RestartId, verdict: Verdict) {
+        match verdict {
+            Verdict::Refused(_) | Verdict::Cancelled => self.release_refused(now, id),
+            Verdict::Respawned { .. }
+            | Verdict::InProcess { .. }
+            | Verdict::Stopped
+            | Verdict::StartLimit
+            | Verdict::Parked { .. } => self.settle(now, id),
+        }
+    }
+}
