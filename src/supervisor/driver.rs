@@ -137,7 +137,7 @@ enum Report {
     /// A probe that had been answered is not answered any more.
     Reloading { generation: u64 },
     /// A successor waits, or cannot be prepared.
-    Staged { generation: u64, staged: Result<Stage, StageError> },
+    Staged { generation: u64, pid: u32, staged: Result<Stage, StageError> },
     /// A successor became the command, or did not.
     Released { generation: u64, released: Result<(), StageError> },
     /// A hook has ended.
@@ -374,7 +374,11 @@ impl Driver {
             Report::Reloading { generation } => {
                 self.machine.handle_event(now, Event::ReloadingSeen { generation });
             }
-            Report::Staged { generation, staged } => self.on_staged(generation, staged),
+            // Of the very process that is being prepared: one that was given up may speak late.
+            Report::Staged { generation, pid, staged } if self.processes.is_staging(pid) => {
+                self.on_staged(generation, staged);
+            }
+            Report::Staged { .. } => {}
             Report::Released { generation, released } => match released {
                 Ok(()) => self.on_started(generation),
                 Err(StageError::Spawn(error)) => {

@@ -187,7 +187,7 @@ impl Driver {
     pub(super) fn on_staged(&mut self, generation: u64, staged: Result<Stage, StageError>) {
         let ok = staged.is_ok();
         match staged {
-            Ok(stage) => self.processes.keep_stage(generation, stage),
+            Ok(stage) => self.processes.keep_stage(stage),
             Err(error) => {
                 let why = std::error::Error::source(&error).map(|s| format!(" ({s})"));
                 tracing::error!(
