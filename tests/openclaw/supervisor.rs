@@ -80,6 +80,14 @@ impl Supervisor {
     }
 }
 
+impl Drop for Supervisor {
+    /// Else it would respawn what the lab ends.
+    fn drop(&mut self) {
+        self.process.signal(Signal::Kill);
+        self.child.wait().expect("our own child");
+    }
+}
+
 /// How a supervisor ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum End {
