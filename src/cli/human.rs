@@ -7,6 +7,8 @@ use crate::protocol::{
 
 /// `0.1 s`, `13.9 s`, `31 min`, `2 h 14 min`, `3 d 4 h`.
 pub(super) fn millis(ms: u64) -> String {
+    // A deadline of 100 s is told some milliseconds after it was set.
+    let ms = ms.saturating_add(49) / 100 * 100;
     let seconds = ms / 1000;
     match seconds {
         0..=59 => format!("{}.{} s", seconds, ms % 1000 / 100),
