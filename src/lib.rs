@@ -50,6 +50,8 @@
 //! | 3 | [`sys`] | the whole list of what is asked of the operating system | yes |
 //! | 4 | [`supervisor::driver`], [`config::driver`] | carry out and report back | yes |
 //! | 5 | [`cli`] | the command line | yes |
+//! | 6 | this page | the names of the modules, no logic | no |
+//! | 7 | `main.rs`, `bin/run.rs` | `lockkeeper`; `lockkeeper-run`, which `lockkeeper run` becomes | yes |
 //!
 //! Machines of layer 1 never name one another; they meet as values, in a driver. All machines that
 //! decide share four verbs: `handle_event(now, event)`, `handle_timeout(now)`, `poll_action()`,
