@@ -1,6 +1,6 @@
 //! What the machine asks for, carried out.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{
     config::{driver::openclaw_probe, probe::Probe},
@@ -64,6 +64,7 @@ impl Driver {
             }
             Action::AnnounceStopping => {
                 self.scheduler.handle_event(now, scheduler::Event::Stopping);
+                self.ready_owed = None;
                 self.upstream.stopping("stopping");
             }
             Action::Served { id } => self.settle(now, id),
@@ -137,6 +138,8 @@ impl Driver {
         if first {
             if !self.upstream.ready(&status) {
                 tracing::warn!("the service manager does not read: READY=1 was dropped");
+                const PAUSE: Duration = Duration::from_millis(100);
+                self.ready_owed = Some((now + PAUSE, PAUSE));
             }
         } else {
             self.upstream.status(&status);
