@@ -291,3 +291,23 @@ fn ready_is_said_again_to_a_manager_that_did_not_read_it() {
     }
     assert_eq!(gateway.stop(), 0);
 }
+
+/// What a generation said last is read when the next one runs already: the supervisor is told of
+/// the death first.
+#[test]
+fn the_last_words_of_a_generation_do_not_count_for_the_next_one() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let first = gateway.next_child();
+    gateway.signal(Signal::Stop);
+    gateway.process().stopped();
+    first.perform("fork script notify READY=1\\nX_LOCKKEEPER_NONCE={nonce} ; exit 0");
+    first.perform("reap");
+    first.say("exit 75");
+    first.gone();
+    gateway.signal(Signal::Cont);
+    let second = gateway.next_child();
+    second.perform("notify STATUS=the fence");
+    gateway.until(|status| status.says.as_deref() == Some("the fence"));
+    assert_eq!(gateway.status().state, "starting");
+    assert_eq!(gateway.stop(), 0);
+}

@@ -202,7 +202,8 @@ struct Driver {
     name: String,
     effective: Effective,
     started_ms: u64,
-    nonce: String,
+    /// What makes the nonces of this supervisor different from those of any other.
+    salt: u128,
     machine: Supervisor,
     scheduler: Scheduler,
     grants: Grants,
@@ -285,7 +286,7 @@ impl Driver {
         Ok(Self {
             name,
             started_ms: clock::wall_ms(),
-            nonce: format!("{:032x}", fastrand::u128(..)),
+            salt: fastrand::u128(..),
             machine: Supervisor::new(policy, fastrand::u64(..)),
             scheduler,
             grants,

@@ -213,13 +213,18 @@ impl Driver {
         }
     }
 
+    /// What proves that a sender that has gone was of this generation, and not of an earlier one.
+    pub(super) fn nonce_of(&self, generation: u64) -> String {
+        format!("{:032x}-{generation}", self.salt)
+    }
+
     fn given(&self, generation: u64) -> environment::Given<'_> {
         environment::Given {
             notify: self.processes.notify_path(),
             control: self.processes.control_path(),
             lock: self.processes.lock_path(),
             lock_fd: self.processes.lock_fd(),
-            nonce: &self.nonce,
+            nonce: self.nonce_of(generation),
             generation,
             expected_ms: self.story.expected_ms(),
         }
