@@ -270,3 +270,44 @@ fn a_manager_that_does_not_read_does_not_hold_the_supervisor_up() {
 fn descriptors_of(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").count()
 }
+
+#[test]
+fn ready_is_said_again_to_a_manager_that_did_not_read_it() {
+    let rig = Rig::new().config(NOTIFY);
+    let path = rig.path("deaf");
+    let deaf = UnixDatagram::bind(&path).unwrap();
+    let crowd = UnixDatagram::unbound().unwrap();
+    crowd.set_nonblocking(true).unwrap();
+    while crowd.send_to(b"STATUS=of somebody else", &path).is_ok() {}
+    let mut gateway = rig.env(names::NOTIFY_SOCKET, &path).child(["notify READY=1"]).start();
+    gateway.expect_log("READY=1 was dropped");
+    deaf.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let mut datagram = [0; 4096];
+    loop {
+        let size = deaf.recv(&mut datagram).expect("READY=1 comes in the end");
+        if datagram[..size].starts_with(b"READY=1\n") {
+            break;
+        }
+    }
+    assert_eq!(gateway.stop(), 0);
+}
+
+/// What a generation said last is read when the next one runs already: the supervisor is told of
+/// the death first.
+#[test]
+fn the_last_words_of_a_generation_do_not_count_for_the_next_one() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let first = gateway.next_child();
+    gateway.signal(Signal::Stop);
+    gateway.process().stopped();
+    first.perform("fork script notify READY=1\\nX_LOCKKEEPER_NONCE={nonce} ; exit 0");
+    first.perform("reap");
+    first.say("exit 75");
+    first.gone();
+    gateway.signal(Signal::Cont);
+    let second = gateway.next_child();
+    second.perform("notify STATUS=the fence");
+    gateway.until(|status| status.says.as_deref() == Some("the fence"));
+    assert_eq!(gateway.status().state, "starting");
+    assert_eq!(gateway.stop(), 0);
+}

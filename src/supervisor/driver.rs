@@ -81,6 +81,8 @@ pub const NOTIFY_SOCKET: &str = "notify.sock";
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 /// How long the lock of a holder that is dead may take to come free.
 const HAND_OVER: Duration = Duration::from_secs(1);
+/// Between two attempts to tell a manager that does not read that we are ready, at most.
+const READY_AGAIN: Duration = Duration::from_secs(5);
 /// What the service manager is asked for while a stop makes progress.
 const EXTEND_BY: Duration = Duration::from_secs(30);
 
@@ -200,7 +202,8 @@ struct Driver {
     name: String,
     effective: Effective,
     started_ms: u64,
-    nonce: String,
+    /// What makes the nonces of this supervisor different from those of any other.
+    salt: u128,
     machine: Supervisor,
     scheduler: Scheduler,
     grants: Grants,
@@ -222,6 +225,8 @@ struct Driver {
     upstream: Upstream,
     /// When the service manager wants to hear from us, and how often.
     watchdog: Option<(Instant, Duration)>,
+    /// `READY=1` was dropped: when it is said again, and how long after that once more.
+    ready_owed: Option<(Instant, Duration)>,
     /// What the child last said of itself.
     says: Option<String>,
     drain: Option<DrainProgress>,
@@ -283,7 +288,7 @@ impl Driver {
         Ok(Self {
             name,
             started_ms: clock::wall_ms(),
-            nonce: format!("{:032x}", fastrand::u128(..)),
+            salt: fastrand::u128(..),
             machine: Supervisor::new(policy, fastrand::u64(..)),
             scheduler,
             grants,
@@ -300,6 +305,7 @@ impl Driver {
             control,
             upstream,
             watchdog: period.map(|period| (now + period, period)),
+            ready_owed: None,
             says: None,
             drain: None,
             complained: None,
@@ -327,6 +333,7 @@ impl Driver {
             self.machine.poll_timeout(),
             self.scheduler.poll_timeout(),
             self.watchdog.map(|(at, _)| at),
+            self.ready_owed.map(|(at, _)| at),
         ];
         let deadline = deadline.into_iter().flatten().min();
         tokio::select! {
@@ -347,6 +354,11 @@ impl Driver {
             self.upstream.watchdog();
             // From now on, after a sleep of the machine: not once for each period that was missed.
             self.watchdog = Some((now.max(at) + period, period));
+        }
+        if let Some((_, pause)) = self.ready_owed.filter(|(at, _)| *at <= now) {
+            let generation = self.machine.generation();
+            let is_said = self.upstream.ready(&format!("generation {generation}"));
+            self.ready_owed = (!is_said).then(|| (now + pause, (pause * 2).min(READY_AGAIN)));
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the machine asks for, carried out.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{
     config::{driver::openclaw_probe, probe::Probe},
@@ -64,6 +64,7 @@ impl Driver {
             }
             Action::AnnounceStopping => {
                 self.scheduler.handle_event(now, scheduler::Event::Stopping);
+                self.ready_owed = None;
                 self.upstream.stopping("stopping");
             }
             Action::Served { id } => self.settle(now, id),
@@ -138,6 +139,8 @@ impl Driver {
         if first {
             if !self.upstream.ready(&status) {
                 tracing::warn!("the service manager does not read: READY=1 was dropped");
+                const PAUSE: Duration = Duration::from_millis(100);
+                self.ready_owed = Some((now + PAUSE, PAUSE));
             }
         } else {
             self.upstream.status(&status);
@@ -211,13 +214,18 @@ impl Driver {
         }
     }
 
+    /// What proves that a sender that has gone was of this generation, and not of an earlier one.
+    pub(super) fn nonce_of(&self, generation: u64) -> String {
+        format!("{:032x}-{generation}", self.salt)
+    }
+
     fn given(&self, generation: u64) -> environment::Given<'_> {
         environment::Given {
             notify: self.processes.notify_path(),
             control: self.processes.control_path(),
             lock: self.processes.lock_path(),
             lock_fd: self.processes.lock_fd(),
-            nonce: &self.nonce,
+            nonce: self.nonce_of(generation),
             generation,
             expected_ms: self.story.expected_ms(),
         }

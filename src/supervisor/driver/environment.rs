@@ -17,13 +17,13 @@ pub(super) struct Environment {
 }
 
 /// What one generation is told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Given<'a> {
     pub(super) notify: &'a Path,
     pub(super) control: &'a Path,
     pub(super) lock: &'a Path,
     pub(super) lock_fd: i32,
-    pub(super) nonce: &'a str,
+    pub(super) nonce: String,
     pub(super) generation: u64,
     pub(super) expected_ms: u64,
 }
@@ -82,7 +82,7 @@ mod tests {
             control: Path::new("/s/control.sock"),
             lock: Path::new("/s/gateway.child.lock"),
             lock_fd: 9,
-            nonce: "abc",
+            nonce: "abc".to_owned(),
             generation,
             expected_ms: 1500,
         }

@@ -10,7 +10,7 @@ use crate::{
         clock,
         hook::{Hook, Output},
         process::{Launch, StdinFrom},
-        signals,
+        signals, tree,
     },
 };
 
@@ -51,13 +51,9 @@ impl Hooks {
         self.running.iter_mut().find(|hook| hook.pid == pid && hook.reaped.is_some())
     }
 
-    /// Kills what runs, and forgets what it was for. It is reaped as any orphan.
+    /// Kills what runs with its tree, and forgets what it was for. It is reaped as any orphan.
     pub(super) fn abort(&mut self) {
-        for hook in self.running.drain(..).filter(|hook| hook.reaped.is_some()) {
-            if let Err(error) = signals::send_group(hook.pid, Signal::Kill) {
-                tracing::debug!("hook pid {}: {error}", hook.pid);
-            }
-        }
+        self.running.drain(..).for_each(|hook| hook.kill());
     }
 
     fn begin(&mut self, mut hook: Hook, purpose: Purpose) {
@@ -89,6 +85,19 @@ impl Hooks {
 }
 
 impl Running {
+    /// Kills it with all below it: a launcher's real program may have a group of its own.
+    fn kill(self) {
+        if self.reaped.is_none() {
+            return; // its number may be another's by now
+        }
+        // Stopped first: what is killed below it, it would start anew or no longer own.
+        let stopped = signals::send_group(self.pid, Signal::Stop);
+        tree::signal_members(&tree::members(self.pid, &[]), Signal::Kill);
+        if let Err(error) = stopped.and_then(|()| signals::send_group(self.pid, Signal::Kill)) {
+            tracing::debug!("hook pid {}: {error}", self.pid);
+        }
+    }
+
     /// It was reaped.
     pub(super) fn ended(&mut self, exit: ChildExit) {
         if let Some(reaped) = self.reaped.take() {

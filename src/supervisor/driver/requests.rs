@@ -319,7 +319,8 @@ impl Driver {
 
     /// Whether a datagram comes from the child's tree.
     fn is_trusted(&self, said: &Notification, pid: Option<u32>) -> bool {
-        let proof = said.nonce.as_ref().map(|nonce| *nonce == self.nonce);
+        let nonce = self.nonce_of(self.machine.generation());
+        let proof = said.nonce.as_ref().map(|said| *said == nonce);
         if proof == Some(false) {
             return false;
         }

@@ -1,0 +1,35 @@
+//! The commands beside the child: check, judge, recovery.
+#![allow(clippy::disallowed_methods, reason = "process tests touch the world")]
+
+mod support;
+
+use crate::support::{OBEDIENT, Rig, probe};
+
+/// A hook that waits for the test, with a process below it that is in a session of its own.
+fn hook(key: &str) -> String {
+    format!("{key} = ['{}', '--role=hook', 'fork below --own-session']\n", probe())
+}
+
+#[test]
+fn a_check_that_is_called_off_is_ended_with_its_tree() {
+    let rig = Rig::new().config(&format!("[restart]\n{}", hook("check")));
+    let mut gateway = rig.child(OBEDIENT).start();
+    gateway.next_child();
+    assert_eq!(gateway.cli(["restart"]).code, 0);
+    let (hook, below) = (gateway.next_peer("hook"), gateway.next_peer("below"));
+    assert_eq!(below.hello.group, below.pid());
+    assert_eq!(gateway.cli(["cancel"]).code, 0);
+    hook.gone();
+    below.gone();
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_stop_ends_a_judge_with_its_tree() {
+    let rig = Rig::new().config(&format!("[exit]\n{}", hook("judge")));
+    let mut gateway = rig.start();
+    gateway.next_child().say("exit 0");
+    let (_hook, below) = (gateway.next_peer("hook"), gateway.next_peer("below"));
+    assert_eq!(gateway.stop(), 0, "and `wait` has seen that nothing is left");
+    below.gone();
+}
