@@ -9,8 +9,9 @@ use crate::{
 
 use super::{Place, fail, say};
 
-/// Shows the effective settings, each with where it came from. Starts nothing and needs no
-/// supervisor. Exits 78 if `run` would refuse them.
+/// Show the effective settings, each with where it came from
+///
+/// Starts nothing and needs no supervisor. Exits 78 if `run` would refuse the settings.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   lockkeeper check --config lockkeeper.toml

@@ -47,19 +47,13 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Start the gateway and keep it running.
+    // Each tells of itself at its own type.
     Run(run::Run),
-    /// Show the effective settings and where each came from; start nothing.
     Check(check::Check),
-    /// Tell what the gateway is doing.
     Status(status::Status),
-    /// Restart the gateway: drain, exit, fresh PID.
     Restart(restart::Restart),
-    /// Call off a restart that has not begun to drain.
     Cancel(cancel::Cancel),
-    /// Stop the gateway and its supervisor.
     Stop(stop::Stop),
-    /// Tell who restarted the gateway, why, and how it went.
     Why(why::Why),
 }
 

@@ -12,7 +12,7 @@ use crate::{
 
 use super::{Place, duration, fail, human, say};
 
-/// Starts the gateway and keeps it running until it is told to stop.
+/// Start the gateway and keep it running
 ///
 /// Exits 0 after a requested stop, 69 if another holds the lock, 70 at the start limit, 78 for a
 /// bad config, 126 or 127 if the command cannot be run, else with the gateway's own code.

@@ -36,6 +36,7 @@ use crate::{
         control::{RestartId, shown_command},
         exit::{self, ChildExit},
         notify::DrainProgress,
+        signal::Signal,
     },
     restart::{
         grant::{GrantPolicy, Grants},
@@ -79,6 +80,8 @@ pub const NOTIFY_SOCKET: &str = "notify.sock";
 
 /// The longest that an operator may put off a restart.
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
+/// As many datagrams are read before the dead are reaped: a flood must not keep us from it.
+const MAX_LAST_WORDS: u32 = 64;
 /// How long the lock of a holder that is dead may take to come free.
 const HAND_OVER: Duration = Duration::from_secs(1);
 /// Between two attempts to tell a manager that does not read that we are ready, at most.
@@ -338,7 +341,12 @@ impl Driver {
         let deadline = deadline.into_iter().flatten().min();
         tokio::select! {
             biased;
-            received = self.signals.next() => self.on_signal(received),
+            received = self.signals.next() => {
+                if received.signal == Signal::Chld {
+                    self.hear_last_words().await;
+                }
+                self.on_signal(received);
+            }
             Some(report) = self.reports.recv() => self.on_report(report),
             received = self.notify.recv() => self.on_datagram(received),
             incoming = self.control.next() => self.on_request(incoming),
@@ -359,6 +367,19 @@ impl Driver {
             let generation = self.machine.generation();
             let is_said = self.upstream.ready(&format!("generation {generation}"));
             self.ready_owed = (!is_said).then(|| (now + pause, (pause * 2).min(READY_AGAIN)));
+        }
+    }
+
+    /// Takes in what a process sent just before it died: once it is reaped, nobody can tell whose
+    /// process it was.
+    async fn hear_last_words(&mut self) {
+        for _ in 0..MAX_LAST_WORDS {
+            let received = tokio::select! {
+                biased;
+                received = self.notify.recv() => received,
+                () = std::future::ready(()) => return,
+            };
+            self.on_datagram(received);
         }
     }
 

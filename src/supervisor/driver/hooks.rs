@@ -169,11 +169,14 @@ impl Driver {
         let purpose = self.hooks.running.remove(at).purpose;
         let now = clock::now();
         let passed = exit == ChildExit::Code(0);
-        let words = last_words(output);
+        let said = last_line(output);
+        let words = if said.is_empty() { String::new() } else { format!(": {said}") };
         match purpose {
             Purpose::Check(id) => {
                 if !passed {
-                    tracing::warn!("{id}: the check command ended by {exit}{words}");
+                    self.story.warn(format!("{id}: the check command ended by {exit}{words}"));
+                    self.story
+                        .check_refused(id, if said.is_empty() { exit.to_string() } else { said });
                 }
                 self.machine.handle_event(now, Event::CheckFinished { id, passed });
             }
@@ -199,13 +202,9 @@ impl Driver {
     }
 }
 
-/// The last line that a hook said, if any, for the log.
-fn last_words(output: &Output) -> String {
+/// The last line that a hook said, without what could forge lines of ours. Empty: it said nothing.
+fn last_line(output: &Output) -> String {
     let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
-    let line = text.lines().rev().find(|line| !line.trim().is_empty());
-    line.map(|line| {
-        let plain: String = line.chars().filter(|c| !c.is_control()).take(256).collect();
-        format!(": {plain}")
-    })
-    .unwrap_or_default()
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    line.chars().filter(|c| !c.is_control()).take(256).collect()
 }
