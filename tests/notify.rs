@@ -311,3 +311,21 @@ fn the_last_words_of_a_generation_do_not_count_for_the_next_one() {
     assert_eq!(gateway.status().state, "starting");
     assert_eq!(gateway.stop(), 0);
 }
+
+#[test]
+fn a_flood_of_datagrams_leaves_clients_their_turn() {
+    let mut gateway = Rig::new().config(NOTIFY).child(OBEDIENT).start();
+    gateway.next_child();
+    gateway.until(|status| status.state == "ready");
+    let socket = gateway.rig().state().join("notify.sock");
+    for _ in 0..4 {
+        let socket = socket.clone();
+        let stranger = UnixDatagram::unbound().unwrap();
+        // Until the supervisor has left.
+        std::thread::spawn(move || while stranger.send_to(b"STATUS=", &socket).is_ok() {});
+    }
+    let restart = gateway.cli(["restart", "--wait"]);
+    assert_eq!(restart.code, 0, "{restart:?}");
+    assert_eq!(gateway.cli(["stop"]).code, 0);
+    assert_eq!(gateway.wait(), 0);
+}

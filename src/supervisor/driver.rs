@@ -43,11 +43,11 @@ use crate::{
     },
     sys::{
         clock,
-        control::ControlServer,
+        control::{ControlServer, Incoming},
         hook::Output,
         ledger_file::LedgerFile,
         lock::{ChildLock, GatewayLock, Holder, LockError},
-        notify::NotifySocket,
+        notify::{self, NotifySocket},
         reaper,
         signals::Signals,
         socket_path::BindError,
@@ -146,6 +146,12 @@ enum Report {
     HookEnded { pid: u32, exit: ChildExit, output: Output },
     /// Nothing is left of an earlier supervisor's child.
     OrphanGone,
+}
+
+/// What comes over the sockets.
+enum Outside {
+    Datagram(notify::Received),
+    Request(Incoming),
 }
 
 /// Runs a supervisor until it leaves. Gives its exit code.
@@ -337,8 +343,16 @@ impl Driver {
             biased;
             received = self.signals.next() => self.on_signal(received),
             Some(report) = self.reports.recv() => self.on_report(report),
-            received = self.notify.recv() => self.on_datagram(received),
-            incoming = self.control.next() => self.on_request(incoming),
+            // In turn, or a flood of datagrams would leave no client an answer.
+            outside = async {
+                tokio::select! {
+                    received = self.notify.recv() => Outside::Datagram(received),
+                    incoming = self.control.next() => Outside::Request(incoming),
+                }
+            } => match outside {
+                Outside::Datagram(received) => self.on_datagram(received),
+                Outside::Request(incoming) => self.on_request(incoming),
+            },
             () = sleep_until(deadline) => {}
         }
         // The clock decides and not the sleep, which may be late or have been overtaken.
