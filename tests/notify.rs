@@ -276,9 +276,12 @@ fn ready_is_said_again_to_a_manager_that_did_not_read_it() {
     let rig = Rig::new().config(NOTIFY);
     let path = rig.path("deaf");
     let deaf = UnixDatagram::bind(&path).unwrap();
-    let crowd = UnixDatagram::unbound().unwrap();
-    crowd.set_nonblocking(true).unwrap();
-    while crowd.send_to(b"STATUS=of somebody else", &path).is_ok() {}
+    // Several, as each may have only so much unread.
+    let crowd: Vec<_> = (0..8).map(|_| UnixDatagram::unbound().unwrap()).collect();
+    for other in &crowd {
+        other.set_nonblocking(true).unwrap();
+        while other.send_to(b"STATUS=of somebody else", &path).is_ok() {}
+    }
     let mut gateway = rig.env(names::NOTIFY_SOCKET, &path).child(["notify READY=1"]).start();
     gateway.expect_log("READY=1 was dropped");
     deaf.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
