@@ -7,7 +7,7 @@ use std::{net::TcpListener, os::unix::net::UnixDatagram};
 
 use lockkeeper::protocol::{env as names, signal::Signal};
 
-use crate::support::{OBEDIENT, Rig};
+use crate::support::{OBEDIENT, Peer, Rig, Supervisor};
 
 const NOTIFY: &str = "[ready]\nvia = 'notify'\n[restart]\ncooldown = '0s'\n";
 
@@ -331,4 +331,68 @@ fn a_flood_of_datagrams_leaves_clients_their_turn() {
     assert_eq!(restart.code, 0, "{restart:?}");
     assert_eq!(gateway.cli(["stop"]).code, 0);
     assert_eq!(gateway.wait(), 0);
+}
+
+/// The main process that a worker of the launcher has started.
+fn main_behind(gateway: &Supervisor, launcher: &Peer) -> (Peer, Peer) {
+    launcher.perform("fork worker");
+    let worker = gateway.next_peer("worker");
+    worker.perform("fork main on TERM exit 0 ; notify MAINPID={pid}\\nREADY=1");
+    let main = gateway.next_peer("main");
+    gateway.until(|status| status.state == "ready");
+    (worker, main)
+}
+
+#[test]
+fn a_main_process_that_is_not_the_supervisors_own_child_is_missed_when_it_dies() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let launcher = gateway.next_child();
+    let (worker, main) = main_behind(&gateway, &launcher);
+    launcher.say("exit 0");
+    gateway.expect_log("goes on as the child");
+    assert_eq!(gateway.status().pid, Some(main.pid()));
+    main.say("exit 3");
+    assert_eq!(gateway.next_child().generation(), 2);
+    assert!(!worker.is_alive());
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_main_process_that_is_not_the_supervisors_own_child_is_stopped() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let launcher = gateway.next_child();
+    let (_worker, main) = main_behind(&gateway, &launcher);
+    launcher.say("exit 0");
+    gateway.expect_log("goes on as the child");
+    assert_eq!(gateway.stop(), 0);
+    assert_eq!(main.heard("signal SIGTERM"), 1);
+}
+
+#[test]
+fn a_deaf_main_process_that_leads_no_group_is_asked_before_it_is_killed() {
+    let short = "[stop]\ngrace = '100ms'\nkill_after = '1h'\n";
+    let rig = Rig::new().config(&format!("{NOTIFY}{short}signal = 'SIGINT'\n"));
+    let mut gateway = rig.start();
+    let launcher = gateway.next_child();
+    launcher.perform("fork main handle INT ; on TERM exit 0 ; notify MAINPID={pid}\\nREADY=1");
+    gateway.until(|status| status.state == "ready");
+    launcher.say("exit 0");
+    gateway.expect_log("goes on as the child");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_launcher_whose_main_process_has_died_is_told_instead_of_it() {
+    let mut gateway =
+        Rig::new().config(NOTIFY).child(["on TERM exit 0", "on USR1 exit 75"]).start();
+    let launcher = gateway.next_child();
+    launcher.perform("fork main notify MAINPID={pid}\\nREADY=1");
+    let main = gateway.next_peer("main");
+    gateway.until(|status| status.state == "ready");
+    main.say("exit 3");
+    main.gone();
+    gateway.signal(Signal::Usr1);
+    launcher.expect("signal SIGUSR1");
+    assert_eq!(gateway.next_child().generation(), 2);
+    assert_eq!(gateway.stop(), 0);
 }

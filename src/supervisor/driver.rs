@@ -48,6 +48,7 @@ use crate::{
         ledger_file::LedgerFile,
         lock::{ChildLock, GatewayLock, Holder, LockError},
         notify::{self, NotifySocket},
+        process::ProcessId,
         reaper,
         signals::Signals,
         socket_path::BindError,
@@ -142,6 +143,8 @@ enum Report {
     Staged { generation: u64, staged: Result<Stage, StageError> },
     /// A successor became the command, or did not.
     Released { generation: u64, released: Result<(), StageError> },
+    /// The main process has ended, which went on after the one that we had started.
+    MainGone { main: ProcessId },
     /// A hook has ended.
     HookEnded { pid: u32, exit: ChildExit, output: Output },
     /// Nothing is left of an earlier supervisor's child.
@@ -412,6 +415,11 @@ impl Driver {
                     self.on_started(generation);
                 }
             },
+            Report::MainGone { main } => {
+                if let Some(end) = self.processes.main_gone(main) {
+                    self.on_leader_end(&end);
+                }
+            }
             Report::HookEnded { pid, exit, output } => self.on_hook_ended(pid, exit, &output),
             Report::OrphanGone => {
                 tracing::info!("nothing is left of the earlier supervisor's child");
@@ -431,14 +439,7 @@ impl Driver {
             if let Some(hook) = self.hooks.find(pid) {
                 hook.ended(self.processes.reap_other(pid));
             } else if let Some(end) = self.processes.reap(pid) {
-                // One that died before we heard that it runs: it did run.
-                if !end.announced {
-                    self.on_started(generation);
-                }
-                let child::LeaderEnd { exit, ran, .. } = end;
-                let boot = clock::boot_now();
-                let event = Event::LeaderExited { generation, exit, ran, boot };
-                self.machine.handle_event(clock::now(), event);
+                self.on_leader_end(&end);
             } else {
                 self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
             }
@@ -450,6 +451,17 @@ impl Driver {
             let generation = self.machine.generation();
             self.machine.handle_event(clock::now(), Event::TreeEmpty { generation });
         }
+    }
+
+    fn on_leader_end(&mut self, end: &child::LeaderEnd) {
+        let generation = self.machine.generation();
+        // One that died before we heard that it runs: it did run.
+        if !end.announced {
+            self.on_started(generation);
+        }
+        let (exit, ran, boot) = (end.exit, end.ran, clock::boot_now());
+        let event = Event::LeaderExited { generation, exit, ran, boot };
+        self.machine.handle_event(clock::now(), event);
     }
 
     /// Ends what is left of ours, and says goodbye.
