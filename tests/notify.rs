@@ -7,7 +7,7 @@ use std::{net::TcpListener, os::unix::net::UnixDatagram};
 
 use lockkeeper::protocol::{env as names, signal::Signal};
 
-use crate::support::{OBEDIENT, Rig};
+use crate::support::{OBEDIENT, Peer, Rig, Supervisor};
 
 const NOTIFY: &str = "[ready]\nvia = 'notify'\n[restart]\ncooldown = '0s'\n";
 
@@ -276,9 +276,12 @@ fn ready_is_said_again_to_a_manager_that_did_not_read_it() {
     let rig = Rig::new().config(NOTIFY);
     let path = rig.path("deaf");
     let deaf = UnixDatagram::bind(&path).unwrap();
-    let crowd = UnixDatagram::unbound().unwrap();
-    crowd.set_nonblocking(true).unwrap();
-    while crowd.send_to(b"STATUS=of somebody else", &path).is_ok() {}
+    // Several, as each may have only so much unread.
+    let crowd: Vec<_> = (0..8).map(|_| UnixDatagram::unbound().unwrap()).collect();
+    for other in &crowd {
+        other.set_nonblocking(true).unwrap();
+        while other.send_to(b"STATUS=of somebody else", &path).is_ok() {}
+    }
     let mut gateway = rig.env(names::NOTIFY_SOCKET, &path).child(["notify READY=1"]).start();
     gateway.expect_log("READY=1 was dropped");
     deaf.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
@@ -309,5 +312,87 @@ fn the_last_words_of_a_generation_do_not_count_for_the_next_one() {
     second.perform("notify STATUS=the fence");
     gateway.until(|status| status.says.as_deref() == Some("the fence"));
     assert_eq!(gateway.status().state, "starting");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_flood_of_datagrams_leaves_clients_their_turn() {
+    let mut gateway = Rig::new().config(NOTIFY).child(OBEDIENT).start();
+    gateway.next_child();
+    gateway.until(|status| status.state == "ready");
+    let socket = gateway.rig().state().join("notify.sock");
+    for _ in 0..4 {
+        let socket = socket.clone();
+        let stranger = UnixDatagram::unbound().unwrap();
+        // Until the supervisor has left.
+        std::thread::spawn(move || while stranger.send_to(b"STATUS=", &socket).is_ok() {});
+    }
+    let restart = gateway.cli(["restart", "--wait"]);
+    assert_eq!(restart.code, 0, "{restart:?}");
+    assert_eq!(gateway.cli(["stop"]).code, 0);
+    assert_eq!(gateway.wait(), 0);
+}
+
+/// The main process that a worker of the launcher has started.
+fn main_behind(gateway: &Supervisor, launcher: &Peer) -> (Peer, Peer) {
+    launcher.perform("fork worker");
+    let worker = gateway.next_peer("worker");
+    worker.perform("fork main on TERM exit 0 ; notify MAINPID={pid}\\nREADY=1");
+    let main = gateway.next_peer("main");
+    gateway.until(|status| status.state == "ready");
+    (worker, main)
+}
+
+#[test]
+fn a_main_process_that_is_not_the_supervisors_own_child_is_missed_when_it_dies() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let launcher = gateway.next_child();
+    let (worker, main) = main_behind(&gateway, &launcher);
+    launcher.say("exit 0");
+    gateway.expect_log("goes on as the child");
+    assert_eq!(gateway.status().pid, Some(main.pid()));
+    main.say("exit 3");
+    assert_eq!(gateway.next_child().generation(), 2);
+    assert!(!worker.is_alive());
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_main_process_that_is_not_the_supervisors_own_child_is_stopped() {
+    let mut gateway = Rig::new().config(NOTIFY).start();
+    let launcher = gateway.next_child();
+    let (_worker, main) = main_behind(&gateway, &launcher);
+    launcher.say("exit 0");
+    gateway.expect_log("goes on as the child");
+    assert_eq!(gateway.stop(), 0);
+    assert_eq!(main.heard("signal SIGTERM"), 1);
+}
+
+#[test]
+fn a_deaf_main_process_that_leads_no_group_is_asked_before_it_is_killed() {
+    let short = "[stop]\ngrace = '100ms'\nkill_after = '1h'\n";
+    let rig = Rig::new().config(&format!("{NOTIFY}{short}signal = 'SIGINT'\n"));
+    let mut gateway = rig.start();
+    let launcher = gateway.next_child();
+    launcher.perform("fork main handle INT ; on TERM exit 0 ; notify MAINPID={pid}\\nREADY=1");
+    gateway.until(|status| status.state == "ready");
+    launcher.say("exit 0");
+    gateway.expect_log("goes on as the child");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_launcher_whose_main_process_has_died_is_told_instead_of_it() {
+    let mut gateway =
+        Rig::new().config(NOTIFY).child(["on TERM exit 0", "on USR1 exit 75"]).start();
+    let launcher = gateway.next_child();
+    launcher.perform("fork main notify MAINPID={pid}\\nREADY=1");
+    let main = gateway.next_peer("main");
+    gateway.until(|status| status.state == "ready");
+    main.say("exit 3");
+    main.gone();
+    gateway.signal(Signal::Usr1);
+    launcher.expect("signal SIGUSR1");
+    assert_eq!(gateway.next_child().generation(), 2);
     assert_eq!(gateway.stop(), 0);
 }

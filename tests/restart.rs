@@ -424,3 +424,24 @@ fn sigusr2_asks_for_an_in_process_restart_by_one_request_not_by_passing_it_on() 
     assert_eq!(gateway.stop(), 0);
     assert_eq!(child.heard("signal SIGUSR"), 1);
 }
+
+#[test]
+fn a_restart_that_the_next_start_serves_cannot_be_cancelled() {
+    let rig = Rig::new().config("[stop]\nkill_after = '1h'");
+    let mut gateway = rig.start();
+    let child = gateway.next_child();
+    child.perform("orphan helper handle TERM");
+    let orphan = gateway.next_peer("helper");
+    child.say("exit 3");
+    gateway.until(|status| status.state == "sweeping");
+    assert_eq!(gateway.cli(["restart"]).code, 0);
+    let refused = gateway.cli(["cancel"]);
+    assert_eq!(refused.code, 69, "{refused:?}");
+    orphan.say("exit 0");
+    assert_eq!(gateway.next_child().generation(), 2);
+    gateway.until_why(|incidents| {
+        let restart = incidents.iter().find(|incident| incident["kind"] == "restart");
+        restart.is_some_and(|restart| restart["verdict"]["respawned"]["generation"] == 2)
+    });
+    assert_eq!(gateway.stop(), 0);
+}

@@ -44,11 +44,12 @@ use crate::{
     },
     sys::{
         clock,
-        control::ControlServer,
+        control::{ControlServer, Incoming},
         hook::Output,
         ledger_file::LedgerFile,
         lock::{ChildLock, GatewayLock, Holder, LockError},
-        notify::NotifySocket,
+        notify::{self, NotifySocket},
+        process::ProcessId,
         reaper,
         signals::Signals,
         socket_path::BindError,
@@ -145,10 +146,18 @@ enum Report {
     Staged { generation: u64, pid: u32, staged: Result<Stage, StageError> },
     /// A successor became the command, or did not.
     Released { generation: u64, released: Result<(), StageError> },
+    /// The main process has ended, which went on after the one that we had started.
+    MainGone { main: ProcessId },
     /// A hook has ended.
     HookEnded { pid: u32, exit: ChildExit, output: Output },
     /// Nothing is left of an earlier supervisor's child.
     OrphanGone,
+}
+
+/// What comes over the sockets.
+enum Outside {
+    Datagram(notify::Received),
+    Request(Incoming),
 }
 
 /// Runs a supervisor until it leaves. Gives its exit code.
@@ -348,8 +357,16 @@ impl Driver {
                 self.on_signal(received);
             }
             Some(report) = self.reports.recv() => self.on_report(report),
-            received = self.notify.recv() => self.on_datagram(received),
-            incoming = self.control.next() => self.on_request(incoming),
+            // In turn, or a flood of datagrams would leave no client an answer.
+            outside = async {
+                tokio::select! {
+                    received = self.notify.recv() => Outside::Datagram(received),
+                    incoming = self.control.next() => Outside::Request(incoming),
+                }
+            } => match outside {
+                Outside::Datagram(received) => self.on_datagram(received),
+                Outside::Request(incoming) => self.on_request(incoming),
+            },
             () = sleep_until(deadline) => {}
         }
         // The clock decides and not the sleep, which may be late or have been overtaken.
@@ -426,6 +443,11 @@ impl Driver {
                     self.on_started(generation);
                 }
             },
+            Report::MainGone { main } => {
+                if let Some(end) = self.processes.main_gone(main) {
+                    self.on_leader_end(&end);
+                }
+            }
             Report::HookEnded { pid, exit, output } => self.on_hook_ended(pid, exit, &output),
             Report::OrphanGone => {
                 tracing::info!("nothing is left of the earlier supervisor's child");
@@ -445,14 +467,7 @@ impl Driver {
             if let Some(hook) = self.hooks.find(pid) {
                 hook.ended(self.processes.reap_other(pid));
             } else if let Some(end) = self.processes.reap(pid) {
-                // One that died before we heard that it runs: it did run.
-                if !end.announced {
-                    self.on_started(generation);
-                }
-                let child::LeaderEnd { exit, ran, .. } = end;
-                let boot = clock::boot_now();
-                let event = Event::LeaderExited { generation, exit, ran, boot };
-                self.machine.handle_event(clock::now(), event);
+                self.on_leader_end(&end);
             } else {
                 self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
             }
@@ -464,6 +479,17 @@ impl Driver {
             let generation = self.machine.generation();
             self.machine.handle_event(clock::now(), Event::TreeEmpty { generation });
         }
+    }
+
+    fn on_leader_end(&mut self, end: &child::LeaderEnd) {
+        let generation = self.machine.generation();
+        // One that died before we heard that it runs: it did run.
+        if !end.announced {
+            self.on_started(generation);
+        }
+        let (exit, ran, boot) = (end.exit, end.ran, clock::boot_now());
+        let event = Event::LeaderExited { generation, exit, ran, boot };
+        self.machine.handle_event(clock::now(), event);
     }
 
     /// Ends what is left of ours, and says goodbye.

@@ -241,7 +241,8 @@ impl Supervisor {
             Reading::Crashed if ended.rung == Rung::Kill => exit::KILLED,
             Reading::Crashed
                 if ended.rung == Rung::Asked
-                    && self.sent.iter().any(|signal| ended.exit.is_signal(*signal)) =>
+                    && (ended.exit == ChildExit::Unknown
+                        || self.sent.iter().any(|signal| ended.exit.is_signal(*signal))) =>
             {
                 exit::OK
             }

@@ -15,11 +15,11 @@ use crate::{
     config::{handler::HandlerBy, probe::Probe, settings::Settings},
     protocol::{exit::ChildExit, signal::Signal},
     sys::{
-        clock,
+        clock, exit_watch,
         lock::{ChildLock, ChildRecord},
         probe,
         process::{self, Launch, ProcessId, SpawnError, StdinFrom},
-        reaper::{self, Peek},
+        reaper::{self, Peek, Reaped},
         signals,
         stage::{self, Stage},
         tree::{self, Member},
@@ -58,6 +58,9 @@ struct Leader {
     id: ProcessId,
     /// Another process of the tree that the child named as its main one.
     main: Option<ProcessId>,
+    /// It was such a one, and goes on after the process that we had started: it need not be our own
+    /// child, nor lead a group.
+    adopted: bool,
     since: Instant,
     /// The same moment, on the clock that goes on in sleep.
     boot: Duration,
@@ -170,6 +173,7 @@ impl Processes {
         self.leader = Some(Leader {
             id,
             main: None,
+            adopted: false,
             since: clock::now(),
             boot: clock::boot_now(),
             announced: false,
@@ -311,7 +315,7 @@ impl Processes {
 
     fn main(&self) -> Option<ProcessId> {
         let leader = self.leader.as_ref()?;
-        Some(leader.main.unwrap_or(leader.id))
+        Some(leader.main.filter(|main| lives(*main)).unwrap_or(leader.id))
     }
 
     /// The child says that another of its processes is the main one. False: it is not its own.
@@ -350,9 +354,15 @@ impl Processes {
 
     pub(super) fn signal(&self, signal: Signal, to: Target) {
         let Some(leader) = &self.leader else { return };
-        let sent = match (to, leader.main) {
+        let sent = match (to, leader.main.filter(|main| lives(*main))) {
             (Target::Leader, Some(main)) => signals::send_verified(main, signal),
+            (Target::Leader, None) if leader.adopted => signals::send_verified(leader.id, signal),
             (Target::Leader, None) => signals::send(leader.id.pid, signal),
+            // The group was that of the process before it, whose number may be another's.
+            (Target::Group | Target::Tree, _) if leader.adopted => {
+                tree::signal_members(&self.members(), signal);
+                Ok(())
+            }
             (Target::Group, _) => signals::send_group(leader.id.pid, signal),
             (Target::Tree, _) => {
                 tree::signal_members(&self.members(), signal);
@@ -379,20 +389,49 @@ impl Processes {
         let reaped = reaper::reap(pid);
         self.left_out.retain(|other| *other != pid);
         let leader = self.leader.take_if(|leader| leader.id.pid == pid)?;
-        if let Some(main) = leader.main.filter(|main| self.is_alive(*main)) {
-            // A launcher that has done its part: the main process is ours to reap now.
+        if let Some(main) = leader.main.filter(|main| lives(*main)) {
+            // A launcher that has done its part.
             tracing::info!(
                 "pid {pid} ended by {}; pid {} goes on as the child",
                 reaped.exit,
                 main.pid
             );
-            self.leader = Some(Leader { id: main, main: None, ..leader });
+            self.leader = Some(Leader { id: main, main: None, adopted: true, ..leader });
+            self.watch_end(main);
             return None;
         }
+        Some(self.end(leader, reaped))
+    }
+
+    fn end(&mut self, leader: Leader, reaped: Reaped) -> LeaderEnd {
         self.stop_watching();
-        self.last_end = (pid, reaped.peak_rss_bytes);
+        self.last_end = (leader.id.pid, reaped.peak_rss_bytes);
         let ran = clock::boot_now().saturating_sub(leader.boot);
-        Some(LeaderEnd { exit: reaped.exit, ran, announced: leader.announced })
+        LeaderEnd { exit: reaped.exit, ran, announced: leader.announced }
+    }
+
+    /// Another of the tree's processes may be its parent, and reap it without our knowing.
+    fn watch_end(&self, main: ProcessId) {
+        const PAUSE: Duration = Duration::from_secs(1);
+        let reporter = self.reporter.clone();
+        tokio::spawn(async move {
+            loop {
+                match exit_watch::exit_watch(main) {
+                    Ok(watch) => break watch.gone().await,
+                    Err(error) => tracing::debug!("pid {}: {error}", main.pid),
+                }
+                // No descriptor left.
+                tokio::time::sleep(PAUSE).await;
+            }
+            let _ = reporter.send(Report::MainGone { main }).await;
+        });
+    }
+
+    /// An adopted leader has gone. Gives its end, unless we are its parent and SIGCHLD tells it.
+    pub(super) fn main_gone(&mut self, main: ProcessId) -> Option<LeaderEnd> {
+        let own = Some(self.own);
+        let leader = self.leader.take_if(|l| l.id == main && tree::parent(main.pid) != own)?;
+        Some(self.end(leader, Reaped { exit: ChildExit::Unknown, peak_rss_bytes: None }))
     }
 
     /// Reaps a dead process that is no part of the tree.
@@ -404,10 +443,6 @@ impl Processes {
     /// Passes a signal on to the child.
     pub(super) fn forward(&self, signal: Signal) {
         self.signal(signal, Target::Leader);
-    }
-
-    fn is_alive(&self, id: ProcessId) -> bool {
-        self.members().iter().any(|m| m.id == id && !m.is_dead())
     }
 
     /// The last leader's pid and peak memory.
@@ -480,4 +515,9 @@ impl Processes {
             self.eviction = Some(task.abort_handle());
         }
     }
+}
+
+/// Whether this very process has not ended.
+fn lives(id: ProcessId) -> bool {
+    ProcessId::now_at(id.pid) == Some(id) && !tree::is_dead(id.pid)
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use crate::{
     protocol::{
         control::{
-            Answer, Body, Mode, Requester, RequesterKind, RestartId, Status, Verb, Verdict, millis,
-            shown_command,
+            Answer, Body, Mode, Refusal, Requester, RequesterKind, RestartId, Status, Verb,
+            Verdict, millis, shown_command,
         },
         notify::Notification,
         signal::Signal,
@@ -228,7 +228,11 @@ impl Driver {
                 }
             }
             Verb::Cancel => {
-                let answer = match self.scheduler.cancel() {
+                // One that the next start serves, as the child has gone: too late for it, too.
+                let is_late = self.scheduler.in_flight().is_some() && !self.machine.can_withdraw();
+                let cancelled =
+                    if is_late { Err(Refusal::AlreadyDraining) } else { self.scheduler.cancel() };
+                let answer = match cancelled {
                     Ok(id) => Answer::Cancelled { id },
                     Err(refusal) => Answer::Refused(refusal),
                 };
