@@ -20,6 +20,7 @@ mod hooks;
 mod orphan;
 mod requests;
 mod story;
+mod throttle;
 
 use std::{
     ffi::OsString,
@@ -66,6 +67,7 @@ use self::{
     hooks::Hooks,
     requests::Asked,
     story::{Story, seconds},
+    throttle::Throttle,
 };
 use super::{
     event::{Action, Event},
@@ -242,9 +244,10 @@ struct Driver {
     /// What the child last said of itself.
     says: Option<String>,
     drain: Option<DrainProgress>,
-    /// When somebody else's doing was last complained of, and how much was not told since.
-    complained: Option<Instant>,
-    unsaid: u64,
+    /// Datagrams that were dropped.
+    complaints: Throttle,
+    /// Restart signals that nothing allowed.
+    ignored: Throttle,
     reports: mpsc::Receiver<Report>,
     _lock: GatewayLock,
 }
@@ -320,8 +323,8 @@ impl Driver {
             ready_owed: None,
             says: None,
             drain: None,
-            complained: None,
-            unsaid: 0,
+            complaints: Throttle::default(),
+            ignored: Throttle::default(),
             reports,
             effective,
             _lock: lock,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     protocol::{
         control::{
-            Answer, Body, Mode, Refusal, Requester, RequesterKind, RestartId, Status, Verb,
+            Answer, Body, Mode, Phase, Refusal, Requester, RequesterKind, RestartId, Status, Verb,
             Verdict, millis, shown_command,
         },
         notify::Notification,
@@ -80,8 +80,10 @@ impl Driver {
         let now = clock::now();
         let by = sender(received);
         if let Err(refusal) = self.grants.authorise(now, SignalFrom::Other) {
-            tracing::warn!("{} by {by} ignored: {refusal}", received.signal);
-            self.story.record(Entry::Denied { why: refusal.to_string(), by });
+            if let Some(more) = self.ignored.pass(now) {
+                tracing::warn!("{} by {by} ignored: {refusal}{more}", received.signal);
+                self.story.record(Entry::Denied { why: refusal.to_string(), by });
+            }
             return;
         }
         let reason = received.signal.to_string();
@@ -147,7 +149,7 @@ impl Driver {
                 let force = emission.urgency == Urgency::Force;
                 self.machine.handle_event(now, Event::RestartRequested { id, mode, force });
                 if self.machine.state() == State::Starting {
-                    self.story.phase(now, "hold", crate::protocol::control::Phase::Held);
+                    self.story.phase(now, "hold", Phase::Held);
                 }
             }
             scheduler::Action::Withdraw { .. } => {
@@ -381,18 +383,11 @@ impl Driver {
         }
     }
 
-    /// A warning that somebody else can cause at will: at most one each ten seconds.
+    /// A warning about a datagram: strangers can cause it at will.
     fn complain(&mut self, what: std::fmt::Arguments<'_>) {
-        const EVERY: Duration = Duration::from_secs(10);
-        let now = clock::now();
-        if self.complained.is_some_and(|at| now.saturating_duration_since(at) < EVERY) {
-            self.unsaid += 1;
-            return;
+        if let Some(more) = self.complaints.pass(clock::now()) {
+            tracing::warn!("{what}{more}");
         }
-        self.complained = Some(now);
-        let unsaid = std::mem::take(&mut self.unsaid);
-        let more = if unsaid > 0 { format!(" ({unsaid} like it before)") } else { String::new() };
-        tracing::warn!("{what}{more}");
     }
 }
 
