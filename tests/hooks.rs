@@ -33,3 +33,19 @@ fn a_stop_ends_a_judge_with_its_tree() {
     assert_eq!(gateway.stop(), 0, "and `wait` has seen that nothing is left");
     below.gone();
 }
+
+#[test]
+fn a_forced_restart_does_not_wait_for_the_check_of_the_one_that_it_joins() {
+    let rig = Rig::new().config(&format!("[restart]\n{}", hook("check")));
+    let mut gateway = rig.child(OBEDIENT).start();
+    gateway.next_child();
+    let first = gateway.ask(["restart", "--wait"]);
+    let hook = gateway.next_peer("hook");
+    let forced = gateway.cli(["restart", "--wait", "--force"]);
+    assert_eq!(forced.code, 0, "{forced:?}");
+    assert_eq!(first.finish().code, 0);
+    hook.gone();
+    assert_eq!(gateway.next_child().generation(), 2);
+    assert_eq!(gateway.status().restarts, 1);
+    assert_eq!(gateway.stop(), 0);
+}

@@ -127,7 +127,13 @@ impl Driver {
                 let due = due.saturating_duration_since(now);
                 self.story.requested(now, id, Request::Restart, &reason, &by, due);
             }
-            scheduler::Answer::Coalesced { id, .. } => self.story.joined(id, &reason, &by),
+            scheduler::Answer::Coalesced { id, .. } => {
+                self.story.joined(id, &reason, &by);
+                if force && self.scheduler.in_flight().is_some() {
+                    // The machine has it already, perhaps at the check that is to be skipped.
+                    self.machine.handle_event(now, Event::RestartRequested { id, mode, force });
+                }
+            }
             scheduler::Answer::Refused { reason: why } => {
                 tracing::info!("restart asked by {by} refused: {why}");
                 self.story.record(Entry::Denied { why: why.to_string(), by });
