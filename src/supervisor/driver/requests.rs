@@ -151,6 +151,7 @@ impl Driver {
                 asked.token = Some(emission.token);
                 let mode = asked.mode;
                 let force = emission.urgency == Urgency::Force;
+                self.story.due(id);
                 self.machine.handle_event(now, Event::RestartRequested { id, mode, force });
                 if self.machine.state() == State::Starting {
                     self.story.phase(now, "hold", crate::protocol::control::Phase::Held);
