@@ -283,7 +283,8 @@ impl Processes {
         self.watch = Some(task.abort_handle());
     }
 
-    fn stop_watching(&mut self) {
+    /// The port is not looked at any more.
+    pub(super) fn stop_watching(&mut self) {
         if let Some(watch) = self.watch.take() {
             watch.abort();
         }
