@@ -426,3 +426,22 @@ fn connections_to(port: u16) -> usize {
     let close_wait = |line: &&str| line.split_whitespace().nth(3) == Some("08");
     table.lines().filter(|line| line.contains(&local)).filter(close_wait).count()
 }
+
+#[test]
+fn requests_that_are_refused_do_not_flood_log_and_ledger() {
+    let mut gateway = Rig::new().child(["handle TERM", "notify READY=1"]).start();
+    let child = gateway.next_child();
+    gateway.signal(Signal::Term);
+    child.expect("signal SIGTERM");
+    for _ in 0..100 {
+        child.perform("notify X_LOCKKEEPER_RESTART=again");
+    }
+    child.perform("notify STATUS=the fence");
+    gateway.until(|status| status.says.as_deref() == Some("the fence"));
+    child.say("exit 0");
+    assert_eq!(gateway.wait(), 0);
+    let ledger = std::fs::read_to_string(gateway.rig().state().join("ledger.jsonl")).unwrap();
+    let denied = ledger.lines().filter(|line| line.contains("denied")).count();
+    let told = gateway.log().count("refused");
+    assert!((1..10).contains(&denied) && (1..10).contains(&told), "{denied} and {told}");
+}

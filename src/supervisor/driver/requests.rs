@@ -80,9 +80,7 @@ impl Driver {
         let now = clock::now();
         let by = sender(received);
         if let Err(refusal) = self.grants.authorise(now, SignalFrom::Other) {
-            tracing::warn!("{} by {by} ignored: {refusal}", received.signal);
-            self.story.record(Entry::Denied { why: refusal.to_string(), by });
-            return;
+            return self.deny(format_args!("{} by {by} ignored", received.signal), refusal, &by);
         }
         let reason = received.signal.to_string();
         self.request_restart(Wish { mode, reason, by, delay: Duration::ZERO, force: false });
@@ -135,8 +133,7 @@ impl Driver {
                 }
             }
             scheduler::Answer::Refused { reason: why } => {
-                tracing::info!("restart asked by {by} refused: {why}");
-                self.story.record(Entry::Denied { why: why.to_string(), by });
+                self.deny(format_args!("restart asked by {by} refused"), why, &by);
             }
         }
         answer
@@ -308,15 +305,17 @@ impl Driver {
         let said = match &received.notification {
             Ok(said) => said,
             Err(unread) => {
-                return self.complain(format_args!("{unread}; it was dropped (pid {pid:?})"));
+                self.complain(format_args!("{unread}; it was dropped (pid {pid:?})"));
+                return;
             }
         };
         if !self.is_trusted(said, pid) {
             let who = pid.map_or_else(|| "someone".to_owned(), |pid| format!("pid {pid}"));
             let what = pid.and_then(command_of).map(|c| format!(" ({c})")).unwrap_or_default();
-            return self.complain(format_args!(
+            self.complain(format_args!(
                 "a notification by {who}{what} was dropped: it is not of the child's tree"
             ));
+            return;
         }
         for problem in &said.problems {
             self.complain(format_args!("notification by pid {pid:?}: {problem}"));
@@ -388,18 +387,27 @@ impl Driver {
         }
     }
 
-    /// A warning that somebody else can cause at will: at most one each ten seconds.
-    fn complain(&mut self, what: std::fmt::Arguments<'_>) {
+    /// Tells log and ledger of a request that was refused, but not of each one in a flood.
+    fn deny(&mut self, what: std::fmt::Arguments<'_>, why: Refusal, by: &Requester) {
+        if self.complain(format_args!("{what}: {why}")) {
+            self.story.record(Entry::Denied { why: why.to_string(), by: by.clone() });
+        }
+    }
+
+    /// A warning that somebody else can cause at will: at most one each ten seconds. Whether it
+    /// was told.
+    fn complain(&mut self, what: std::fmt::Arguments<'_>) -> bool {
         const EVERY: Duration = Duration::from_secs(10);
         let now = clock::now();
         if self.complained.is_some_and(|at| now.saturating_duration_since(at) < EVERY) {
             self.unsaid += 1;
-            return;
+            return false;
         }
         self.complained = Some(now);
         let unsaid = std::mem::take(&mut self.unsaid);
         let more = if unsaid > 0 { format!(" ({unsaid} like it before)") } else { String::new() };
         tracing::warn!("{what}{more}");
+        true
     }
 }
 
