@@ -3,7 +3,11 @@
 
 mod support;
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs,
+    io::Write,
+    os::unix::{fs::symlink, net::UnixStream},
+};
 
 use lockkeeper::protocol::signal::Signal;
 
@@ -328,4 +332,19 @@ fn the_old_childs_tree_is_ended_with_it() {
     gateway.kill9();
     take_over(&rig);
     assert!(left.iter().all(|peer| !peer.is_alive()));
+}
+
+#[test]
+fn a_stop_that_was_waited_for_leaves_the_place_free() {
+    let rig = Rig::new();
+    let mut gateway = rig.start();
+    gateway.next_child();
+    let mut client = UnixStream::connect(rig.state().join("control.sock")).unwrap();
+    writeln!(client, r#"{{"v":1,"id":"s","verb":"stop","wait":true}}"#).unwrap();
+    std::io::read_to_string(&mut client).unwrap();
+    for name in ["gateway.lock", "gateway.child.lock"] {
+        let file = fs::File::open(rig.state().join(name)).unwrap();
+        assert!(fs2::FileExt::try_lock_exclusive(&file).is_ok(), "{name}");
+    }
+    assert_eq!(gateway.wait(), 0);
 }

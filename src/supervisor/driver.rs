@@ -241,7 +241,7 @@ struct Driver {
     complained: Option<Instant>,
     unsaid: u64,
     reports: mpsc::Receiver<Report>,
-    _lock: GatewayLock,
+    lock: GatewayLock,
 }
 
 impl Driver {
@@ -318,7 +318,7 @@ impl Driver {
             unsaid: 0,
             reports,
             effective,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -472,8 +472,11 @@ impl Driver {
         self.story.write();
         // The last words on each connection: how a restart or a stop that was waited for ended.
         self.story.drop_waiting();
-        self.control.close().await;
+        // Who hears them may start the next supervisor at once: its place is free before.
         self.processes.remove_sockets();
+        drop(self.processes);
+        drop(self.lock);
+        self.control.close().await;
         tracing::info!("leaving with code {code}");
         code
     }
