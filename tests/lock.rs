@@ -348,3 +348,35 @@ fn a_stop_that_was_waited_for_leaves_the_place_free() {
     }
     assert_eq!(gateway.wait(), 0);
 }
+
+/// Somebody starts a supervisor by hand, in a shell inside the child of the one that was killed.
+#[test]
+fn a_child_that_the_next_supervisor_was_started_from_is_not_touched() {
+    let rig = Rig::new();
+    let (touched, go) = (rig.path("touched"), rig.path("go"));
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &go,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let script = format!(
+        "trap 'echo > {}' TERM; read go < {}; {} run --state-dir {} -- true; :",
+        touched.display(),
+        go.display(),
+        env!("CARGO_BIN_EXE_lockkeeper"),
+        rig.state().display()
+    );
+    let mut gateway = rig.clone().command(["sh", "-c", &script]).start();
+    let shell = gateway.until(|status| status.state == "ready").pid.unwrap();
+    gateway.kill9();
+    fs::write(&go, "\n").unwrap();
+    let line = gateway.expect_log("an earlier supervisor's child still lives");
+    assert!(!line.contains(&shell.to_string()), "{line}");
+    assert!(!touched.exists());
+    drop(gateway);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shell as i32), nix::sys::signal::SIGKILL)
+        .unwrap();
+}

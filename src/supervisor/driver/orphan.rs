@@ -47,7 +47,8 @@ fn ancestors() -> Vec<u32> {
 /// Sends a signal of the ladder: the first one to the leader, the harder ones to all.
 pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) {
     let found = find(lock);
-    let leader = recorded(lock).filter(|_| !to_all);
+    // Not one that is above us: it is not among those found.
+    let leader = recorded(lock).filter(|id| !to_all && found.contains(id));
     let targets: Vec<_> = match leader {
         Some(leader) => vec![leader],
         None => found.into_iter().collect(),
