@@ -223,7 +223,9 @@ impl Processes {
 
     /// A successor waits. One that was given up meanwhile ends by being dropped.
     pub(super) fn keep_stage(&mut self, generation: u64, stage: Stage) {
-        if let Some(slot) = self.stage.as_mut().filter(|slot| slot.generation == generation) {
+        // Of two for the same generation, the first was given up.
+        let fits = |slot: &&mut Slot| slot.generation == generation && slot.pid == stage.pid();
+        if let Some(slot) = self.stage.as_mut().filter(fits) {
             slot.stage = Some(stage);
         }
     }
@@ -241,9 +243,10 @@ impl Processes {
         leader.map(|leader| leader.announced = true).is_some()
     }
 
-    /// What was to become the leader did not.
+    /// What was to become the leader did not. If it was reaped before this was heard, the leader
+    /// is the next one already, and runs.
     pub(super) fn forget_leader(&mut self) {
-        self.leader = None;
+        self.leader.take_if(|leader| !leader.announced);
     }
 
     /// Writes down who the child is, for a supervisor that comes after a SIGKILL of this one.
