@@ -3,6 +3,8 @@
 
 mod support;
 
+use lockkeeper::protocol::signal::Signal;
+
 use crate::support::{OBEDIENT, Rig, probe};
 
 /// A hook that waits for the test, with a process below it that is in a session of its own.
@@ -47,5 +49,22 @@ fn a_forced_restart_does_not_wait_for_the_check_of_the_one_that_it_joins() {
     hook.gone();
     assert_eq!(gateway.next_child().generation(), 2);
     assert_eq!(gateway.status().restarts, 1);
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn judges_that_nobody_waits_for_do_not_pile_up() {
+    let config = format!("[restart]\ncooldown = '0s'\n[exit]\n{}", hook("judge"));
+    let rig = Rig::new().config(&config);
+    let mut gateway = rig.child(["on TERM exit 0", "on USR1 exit 0", "notify READY=1"]).start();
+    gateway.next_child();
+    gateway.signal(Signal::Usr1);
+    gateway.next_child();
+    let first = gateway.next_peer("hook");
+    gateway.until(|status| status.state == "ready");
+    gateway.signal(Signal::Usr1);
+    gateway.next_child();
+    gateway.next_peer("hook");
+    first.gone();
     assert_eq!(gateway.stop(), 0);
 }
