@@ -3,7 +3,11 @@
 
 mod support;
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs,
+    io::Write,
+    os::unix::{fs::symlink, net::UnixStream},
+};
 
 use lockkeeper::protocol::signal::Signal;
 
@@ -328,4 +332,51 @@ fn the_old_childs_tree_is_ended_with_it() {
     gateway.kill9();
     take_over(&rig);
     assert!(left.iter().all(|peer| !peer.is_alive()));
+}
+
+#[test]
+fn a_stop_that_was_waited_for_leaves_the_place_free() {
+    let rig = Rig::new();
+    let mut gateway = rig.start();
+    gateway.next_child();
+    let mut client = UnixStream::connect(rig.state().join("control.sock")).unwrap();
+    writeln!(client, r#"{{"v":1,"id":"s","verb":"stop","wait":true}}"#).unwrap();
+    std::io::read_to_string(&mut client).unwrap();
+    for name in ["gateway.lock", "gateway.child.lock"] {
+        let file = fs::File::open(rig.state().join(name)).unwrap();
+        assert!(fs2::FileExt::try_lock_exclusive(&file).is_ok(), "{name}");
+    }
+    assert_eq!(gateway.wait(), 0);
+}
+
+/// Somebody starts a supervisor by hand, in a shell inside the child of the one that was killed.
+#[test]
+fn a_child_that_the_next_supervisor_was_started_from_is_not_touched() {
+    let rig = Rig::new();
+    let (touched, go) = (rig.path("touched"), rig.path("go"));
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &go,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let script = format!(
+        "trap 'echo > {}' TERM; read go < {}; {} run --state-dir {} -- true; :",
+        touched.display(),
+        go.display(),
+        env!("CARGO_BIN_EXE_lockkeeper"),
+        rig.state().display()
+    );
+    let mut gateway = rig.clone().command(["sh", "-c", &script]).start();
+    let shell = gateway.until(|status| status.state == "ready").pid.unwrap();
+    gateway.kill9();
+    fs::write(&go, "\n").unwrap();
+    let line = gateway.expect_log("an earlier supervisor's child still lives");
+    assert!(!line.contains(&shell.to_string()), "{line}");
+    assert!(!touched.exists());
+    drop(gateway);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shell as i32), nix::sys::signal::SIGKILL)
+        .unwrap();
 }

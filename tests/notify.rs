@@ -396,3 +396,52 @@ fn a_launcher_whose_main_process_has_died_is_told_instead_of_it() {
     assert_eq!(gateway.next_child().generation(), 2);
     assert_eq!(gateway.stop(), 0);
 }
+
+#[test]
+fn a_port_is_not_asked_any_more_once_the_child_has_said_that_it_is_ready_anew() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let rig = Rig::new().config(&format!("[ready]\nvia = 'tcp://127.0.0.1:{port}'\n"));
+    let listen = format!("listen {port}");
+    let mut gateway = rig.child(["handle USR2", "on TERM exit 0", &listen]).start();
+    let child = gateway.next_child();
+    gateway.until(|status| status.state == "ready");
+    let restart = gateway.ask(["restart", "--in-process", "--wait"]);
+    child.expect("signal SIGUSR2");
+    child.perform("notify RELOADING=1\\nREADY=1");
+    assert_eq!(restart.finish().code, 0);
+    gateway.status();
+    let asked = connections_to(port);
+    // Many times as long as from one question to the next.
+    for _ in 0..100 {
+        gateway.status();
+    }
+    assert_eq!(connections_to(port), asked);
+    assert_eq!(gateway.stop(), 0);
+}
+
+/// How many connections wait at a port at which nobody accepts any.
+fn connections_to(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("every Linux has this table");
+    let local = format!("0100007F:{port:04X}");
+    let close_wait = |line: &&str| line.split_whitespace().nth(3) == Some("08");
+    table.lines().filter(|line| line.contains(&local)).filter(close_wait).count()
+}
+
+#[test]
+fn requests_that_are_refused_do_not_flood_log_and_ledger() {
+    let mut gateway = Rig::new().child(["handle TERM", "notify READY=1"]).start();
+    let child = gateway.next_child();
+    gateway.signal(Signal::Term);
+    child.expect("signal SIGTERM");
+    for _ in 0..100 {
+        child.perform("notify X_LOCKKEEPER_RESTART=again");
+    }
+    child.perform("notify STATUS=the fence");
+    gateway.until(|status| status.says.as_deref() == Some("the fence"));
+    child.say("exit 0");
+    assert_eq!(gateway.wait(), 0);
+    let ledger = std::fs::read_to_string(gateway.rig().state().join("ledger.jsonl")).unwrap();
+    let denied = ledger.lines().filter(|line| line.contains("denied")).count();
+    let told = gateway.log().count("refused");
+    assert!((1..10).contains(&denied) && (1..10).contains(&told), "{denied} and {told}");
+}

@@ -445,3 +445,21 @@ fn a_restart_that_the_next_start_serves_cannot_be_cancelled() {
     });
     assert_eq!(gateway.stop(), 0);
 }
+
+#[test]
+fn what_happens_before_a_restart_is_due_is_no_step_of_it() {
+    let mut gateway = Rig::new().child(OBEDIENT).start();
+    let first = gateway.next_child();
+    gateway.until(|status| status.state == "ready");
+    assert_eq!(gateway.cli(["restart", "--delay", "50s"]).code, 0);
+    first.signal(Signal::Kill);
+    gateway.next_child();
+    gateway.until(|status| status.state == "ready");
+    assert_eq!(gateway.cli(["restart", "--wait"]).code, 0);
+    gateway.next_child();
+    assert_eq!(gateway.stop(), 0);
+    let incidents = gateway.why();
+    let restart = incidents.iter().find(|incident| incident["kind"] == "restart").unwrap();
+    let phases = restart["phases"].as_array().unwrap();
+    assert_eq!(phases[0]["name"], "stage", "{restart}");
+}

@@ -62,7 +62,7 @@ use crate::{
 };
 
 use self::{
-    child::Processes,
+    child::{Processes, Rest},
     environment::Environment,
     hooks::Hooks,
     requests::Asked,
@@ -85,6 +85,8 @@ pub const NOTIFY_SOCKET: &str = "notify.sock";
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 /// As many datagrams are read before the dead are reaped: a flood must not keep us from it.
 const MAX_LAST_WORDS: u32 = 64;
+/// How long the supervisor stays, at most, for what it has killed as its last act.
+const BURIAL: Duration = Duration::from_secs(1);
 /// How long the lock of a holder that is dead may take to come free.
 const HAND_OVER: Duration = Duration::from_secs(1);
 /// Between two attempts to tell a manager that does not read that we are ready, at most.
@@ -246,10 +248,10 @@ struct Driver {
     drain: Option<DrainProgress>,
     /// Datagrams that were dropped.
     complaints: Throttle,
-    /// Restart signals that nothing allowed.
-    ignored: Throttle,
+    /// Requests that were refused.
+    denials: Throttle,
     reports: mpsc::Receiver<Report>,
-    _lock: GatewayLock,
+    lock: GatewayLock,
 }
 
 impl Driver {
@@ -324,10 +326,10 @@ impl Driver {
             says: None,
             drain: None,
             complaints: Throttle::default(),
-            ignored: Throttle::default(),
+            denials: Throttle::default(),
             reports,
             effective,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -495,16 +497,33 @@ impl Driver {
         self.machine.handle_event(clock::now(), event);
     }
 
+    /// Waits until what was killed last is gone: who waits for us may count on it.
+    async fn bury_the_rest(&mut self) {
+        let deadline = Some(clock::now() + BURIAL);
+        while self.processes.reap_all() == Rest::Some {
+            tokio::select! {
+                _ = self.signals.next() => {}
+                () = sleep_until(deadline) => return,
+            }
+        }
+    }
+
     /// Ends what is left of ours, and says goodbye.
     async fn leave(mut self, code: u8) -> u8 {
         self.hooks.abort();
         self.processes.drop_stage();
+        if self.processes.has_others() {
+            self.bury_the_rest().await;
+        }
         self.story.left(clock::now(), code);
         self.story.write();
         // The last words on each connection: how a restart or a stop that was waited for ended.
         self.story.drop_waiting();
-        self.control.close().await;
+        // Who hears them may start the next supervisor at once: its place is free before.
         self.processes.remove_sockets();
+        drop(self.processes);
+        drop(self.lock);
+        self.control.close().await;
         tracing::info!("leaving with code {code}");
         code
     }

@@ -20,7 +20,12 @@ pub(super) const STAGE_TIMEOUT: Duration = Duration::from_secs(10);
 impl Supervisor {
     pub(super) fn on_restart(&mut self, now: Instant, asked: Restart) {
         if let Some(present) = &mut self.restart {
-            present.ids.extend(asked.ids);
+            for id in asked.ids {
+                // The same once more: it is forced now.
+                if !present.ids.contains(&id) {
+                    present.ids.push(id);
+                }
+            }
             present.force |= asked.force;
             if present.force && present.step == Step::Checking {
                 self.actions.push_back(Action::AbortHooks);

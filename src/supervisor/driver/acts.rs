@@ -124,6 +124,7 @@ impl Driver {
     }
 
     fn announce_ready(&mut self, now: Instant, generation: u64, first: bool) {
+        self.processes.stop_watching();
         let after = self.processes.ready_after(now);
         let pid = self.processes.leader_pid().unwrap_or_default();
         self.story.say(format!(

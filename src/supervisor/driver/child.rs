@@ -48,6 +48,8 @@ pub(super) struct Processes {
     /// Processes of ours that are no part of the child's tree: hooks, stages, and what was there
     /// before we began (a shell that `exec`s us may have jobs).
     left_out: Vec<u32>,
+    /// Of these, those that were there before we began.
+    strangers: Vec<u32>,
     watch: Option<AbortHandle>,
     eviction: Option<AbortHandle>,
     reporter: mpsc::Sender<Report>,
@@ -92,6 +94,13 @@ pub(super) struct LeaderEnd {
     pub(super) announced: bool,
 }
 
+/// Whether processes of ours are left.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Rest {
+    Some,
+    None,
+}
+
 /// What a probe is to look for.
 #[derive(Clone, Copy)]
 pub(super) enum Watch {
@@ -115,6 +124,7 @@ impl Processes {
         } else {
             StdinFrom::Inherit
         };
+        let strangers: Vec<_> = tree::direct_children(own).iter().map(|m| m.id.pid).collect();
         Self {
             own,
             boot_id: clock::boot_id(),
@@ -125,7 +135,8 @@ impl Processes {
             leader: None,
             last_end: (0, None),
             stage: None,
-            left_out: tree::direct_children(own).iter().map(|m| m.id.pid).collect(),
+            left_out: strangers.clone(),
+            strangers,
             watch: None,
             eviction: None,
             reporter,
@@ -233,6 +244,20 @@ impl Processes {
         }
     }
 
+    /// Whether a hook or a successor was started and not reaped yet.
+    pub(super) fn has_others(&self) -> bool {
+        self.left_out.len() > self.strangers.len()
+    }
+
+    /// Reaps all that is dead. Tells whether any process is left that is ours to end.
+    pub(super) fn reap_all(&mut self) -> Rest {
+        while let Peek::Dead(pid) = self.peek() {
+            self.reap_other(pid);
+        }
+        let is_ours = |member: &Member| !self.strangers.contains(&member.id.pid);
+        if tree::direct_children(self.own).iter().any(is_ours) { Rest::Some } else { Rest::None }
+    }
+
     /// Gives the successor up: its socket closes, and it ends by itself.
     pub(super) fn drop_stage(&mut self) {
         if let Some(slot) = self.stage.take() {
@@ -246,9 +271,10 @@ impl Processes {
         leader.map(|leader| leader.announced = true).is_some()
     }
 
-    /// What was to become the leader did not.
+    /// What was to become the leader did not. If it was reaped before this was heard, the leader
+    /// is the next one already, and runs.
     pub(super) fn forget_leader(&mut self) {
-        self.leader = None;
+        self.leader.take_if(|leader| !leader.announced);
     }
 
     /// Writes down who the child is, for a supervisor that comes after a SIGKILL of this one.
@@ -288,7 +314,8 @@ impl Processes {
         self.watch = Some(task.abort_handle());
     }
 
-    fn stop_watching(&mut self) {
+    /// The port is not looked at any more.
+    pub(super) fn stop_watching(&mut self) {
         if let Some(watch) = self.watch.take() {
             watch.abort();
         }

@@ -53,7 +53,15 @@ impl Hooks {
 
     /// Kills what runs with its tree, and forgets what it was for. It is reaped as any orphan.
     pub(super) fn abort(&mut self) {
-        self.running.drain(..).for_each(|hook| hook.kill());
+        self.running.drain(..).for_each(Running::kill);
+    }
+
+    /// Kills a judge that nobody waits for and that is still at an earlier exit: nothing else
+    /// ends one that hangs.
+    fn abort_beside(&mut self) {
+        let beside =
+            |hook: &mut Running| matches!(hook.purpose, Purpose::Judge { beside: true, .. });
+        self.running.extract_if(.., beside).for_each(Running::kill);
     }
 
     fn begin(&mut self, mut hook: Hook, purpose: Purpose) {
@@ -117,6 +125,7 @@ impl Driver {
     /// Asks what an exit meant. `beside`: nobody waits for the answer, and it is asked once the
     /// successor is ready, from which it would take the processor that clients wait for.
     pub(super) fn judge(&mut self, generation: u64, beside: bool) {
+        self.hooks.abort_beside();
         let (pid, _) = self.processes.last_end();
         if beside {
             self.unjudged = Some((generation, pid));

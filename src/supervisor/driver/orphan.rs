@@ -5,12 +5,15 @@
 //! what it inherited, and so one sign alone is not enough. Identity is (pid, start time, boot):
 //! a recycled pid, or a record of an earlier boot, is never touched.
 
-use std::{collections::HashSet, ffi::OsStr, sync::Arc};
+use std::{collections::HashSet, ffi::OsStr, sync::Arc, time::Duration};
 
 use crate::{
     protocol::{env, signal::Signal},
     sys::{clock, exit_watch, lock::ChildLock, process::ProcessId, signals, tree},
 };
+
+/// After so long an orphan is looked at again that cannot be watched.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Every process that belongs to the child of an earlier supervisor.
 pub(super) fn find(lock: &ChildLock) -> HashSet<ProcessId> {
@@ -47,7 +50,8 @@ fn ancestors() -> Vec<u32> {
 /// Sends a signal of the ladder: the first one to the leader, the harder ones to all.
 pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) {
     let found = find(lock);
-    let leader = recorded(lock).filter(|_| !to_all);
+    // Not one that is above us: it is not among those found.
+    let leader = recorded(lock).filter(|id| !to_all && found.contains(id));
     let targets: Vec<_> = match leader {
         Some(leader) => vec![leader],
         None => found.into_iter().collect(),
@@ -74,7 +78,11 @@ pub(super) async fn gone(lock: Arc<ChildLock>) {
         for id in found {
             match exit_watch::exit_watch(id) {
                 Ok(watch) => watch.gone().await,
-                Err(error) => tracing::debug!("pid {}: {error}", id.pid),
+                Err(error) => {
+                    // No descriptor left, or a sandbox without pidfds.
+                    tracing::debug!("pid {}: {error}", id.pid);
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
             }
         }
     }

@@ -80,11 +80,7 @@ impl Driver {
         let now = clock::now();
         let by = sender(received);
         if let Err(refusal) = self.grants.authorise(now, SignalFrom::Other) {
-            if let Some(more) = self.ignored.pass(now) {
-                tracing::warn!("{} by {by} ignored: {refusal}{more}", received.signal);
-                self.story.record(Entry::Denied { why: refusal.to_string(), by });
-            }
-            return;
+            return self.deny(format_args!("{} by {by} ignored", received.signal), refusal, &by);
         }
         let reason = received.signal.to_string();
         self.request_restart(Wish { mode, reason, by, delay: Duration::ZERO, force: false });
@@ -129,10 +125,15 @@ impl Driver {
                 let due = due.saturating_duration_since(now);
                 self.story.requested(now, id, Request::Restart, &reason, &by, due);
             }
-            scheduler::Answer::Coalesced { id, .. } => self.story.joined(id, &reason, &by),
+            scheduler::Answer::Coalesced { id, .. } => {
+                self.story.joined(id, &reason, &by);
+                if force && self.scheduler.in_flight().is_some() {
+                    // The machine has it already, perhaps at the check that is to be skipped.
+                    self.machine.handle_event(now, Event::RestartRequested { id, mode, force });
+                }
+            }
             scheduler::Answer::Refused { reason: why } => {
-                tracing::info!("restart asked by {by} refused: {why}");
-                self.story.record(Entry::Denied { why: why.to_string(), by });
+                self.deny(format_args!("restart asked by {by} refused"), why, &by);
             }
         }
         answer
@@ -147,6 +148,7 @@ impl Driver {
                 asked.token = Some(emission.token);
                 let mode = asked.mode;
                 let force = emission.urgency == Urgency::Force;
+                self.story.due(id);
                 self.machine.handle_event(now, Event::RestartRequested { id, mode, force });
                 if self.machine.state() == State::Starting {
                     self.story.phase(now, "hold", Phase::Held);
@@ -303,15 +305,17 @@ impl Driver {
         let said = match &received.notification {
             Ok(said) => said,
             Err(unread) => {
-                return self.complain(format_args!("{unread}; it was dropped (pid {pid:?})"));
+                self.complain(format_args!("{unread}; it was dropped (pid {pid:?})"));
+                return;
             }
         };
         if !self.is_trusted(said, pid) {
             let who = pid.map_or_else(|| "someone".to_owned(), |pid| format!("pid {pid}"));
             let what = pid.and_then(command_of).map(|c| format!(" ({c})")).unwrap_or_default();
-            return self.complain(format_args!(
+            self.complain(format_args!(
                 "a notification by {who}{what} was dropped: it is not of the child's tree"
             ));
+            return;
         }
         for problem in &said.problems {
             self.complain(format_args!("notification by pid {pid:?}: {problem}"));
@@ -380,6 +384,14 @@ impl Driver {
             let mode = Mode::Auto;
             let reason = reason.clone();
             self.request_restart(Wish { mode, reason, by, delay: Duration::ZERO, force: false });
+        }
+    }
+
+    /// Tells log and ledger of a request that was refused, but not of each one in a flood.
+    fn deny(&mut self, what: std::fmt::Arguments<'_>, why: Refusal, by: &Requester) {
+        if let Some(more) = self.denials.pass(clock::now()) {
+            tracing::warn!("{what}: {why}{more}");
+            self.story.record(Entry::Denied { why: why.to_string(), by: by.clone() });
         }
     }
 

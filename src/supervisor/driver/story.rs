@@ -30,6 +30,8 @@ struct Open {
     since: Instant,
     /// Somebody asked for it, and the machine will give its verdict.
     asked: bool,
+    /// It is under way: what happens belongs to it. A restart that is put off is not.
+    begun: bool,
     phase: Option<(&'static str, Instant)>,
     phases: Vec<PhaseTime>,
     joined: u32,
@@ -134,7 +136,7 @@ impl Story {
         due: Duration,
     ) {
         self.next_id = self.next_id.max(id.0 + 1);
-        self.begin(now, id, true);
+        self.begin(now, id, true, what == Request::Stop);
         let word = match what {
             Request::Restart => "restart",
             Request::Stop => "stop",
@@ -165,13 +167,21 @@ impl Story {
         self.next_id += 1;
         // One at a time, or a child in a crash loop would make us grow.
         self.open.retain(|open| open.asked);
-        self.begin(now, id, false);
+        self.begin(now, id, false, true);
         id
     }
 
-    fn begin(&mut self, now: Instant, id: RestartId, asked: bool) {
-        let open = Open { id, since: now, asked, phase: None, phases: Vec::new(), joined: 0 };
+    fn begin(&mut self, now: Instant, id: RestartId, asked: bool, begun: bool) {
+        let open =
+            Open { id, since: now, asked, begun, phase: None, phases: Vec::new(), joined: 0 };
         self.open.push(open);
+    }
+
+    /// A restart is due.
+    pub(super) fn due(&mut self, id: RestartId) {
+        for open in self.open.iter_mut().filter(|open| open.id == id) {
+            open.begun = true;
+        }
     }
 
     /// A client wants to follow `id`.
@@ -181,7 +191,7 @@ impl Story {
 
     /// A step begins, and ends when the next one begins; or one that runs already goes on.
     pub(super) fn phase(&mut self, now: Instant, name: &'static str, phase: Phase) {
-        for open in &mut self.open {
+        for open in self.open.iter_mut().filter(|open| open.begun) {
             if open.phase.is_none_or(|(present, _)| present != name) {
                 open.end_phase(now);
                 open.phase = Some((name, now));
