@@ -466,7 +466,7 @@ impl Driver {
 
     /// Ends what is left of ours, and says goodbye.
     async fn leave(mut self, code: u8) -> u8 {
-        self.hooks.abort();
+        self.hooks.end().await;
         self.processes.drop_stage();
         self.story.left(clock::now(), code);
         self.story.write();

@@ -1,15 +1,15 @@
 //! Commands beside the child: `restart.check`, `exit.judge`, `exit.recover`.
 
-use std::{future, task::Poll};
+use std::{future, task::Poll, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     protocol::{control::RestartId, exit::ChildExit, signal::Signal},
     sys::{
-        clock,
+        clock, exit_watch,
         hook::{Hook, Output},
-        process::{Launch, StdinFrom},
+        process::{Launch, ProcessId, StdinFrom},
         signals, tree,
     },
 };
@@ -22,6 +22,8 @@ use super::{
 /// The hooks that run.
 pub(super) struct Hooks {
     running: Vec<Running>,
+    /// What was killed last, and may not have ended yet.
+    killed: Vec<ProcessId>,
     reporter: mpsc::Sender<Report>,
 }
 
@@ -43,7 +45,7 @@ enum Purpose {
 
 impl Hooks {
     pub(super) fn new(reporter: mpsc::Sender<Report>) -> Self {
-        Self { running: Vec::new(), reporter }
+        Self { running: Vec::new(), killed: Vec::new(), reporter }
     }
 
     /// The hook of this pid, to be told that it was reaped.
@@ -53,7 +55,7 @@ impl Hooks {
 
     /// Kills what runs with its tree, and forgets what it was for. It is reaped as any orphan.
     pub(super) fn abort(&mut self) {
-        self.running.drain(..).for_each(Running::kill);
+        self.killed = self.running.drain(..).flat_map(Running::kill).collect();
     }
 
     /// Kills a judge that nobody waits for and that is still at an earlier exit: nothing else
@@ -61,7 +63,21 @@ impl Hooks {
     fn abort_beside(&mut self) {
         let beside =
             |hook: &mut Running| matches!(hook.purpose, Purpose::Judge { beside: true, .. });
-        self.running.extract_if(.., beside).for_each(Running::kill);
+        self.killed = self.running.extract_if(.., beside).flat_map(Running::kill).collect();
+    }
+
+    /// Kills what runs, and waits until it has ended.
+    pub(super) async fn end(mut self) {
+        const LIMIT: Duration = Duration::from_secs(1);
+        let mut killed = std::mem::take(&mut self.killed);
+        self.abort();
+        killed.append(&mut self.killed);
+        let all_gone = async {
+            for watch in killed.into_iter().flat_map(exit_watch::exit_watch) {
+                watch.gone().await;
+            }
+        };
+        let _ = tokio::time::timeout(LIMIT, all_gone).await;
     }
 
     fn begin(&mut self, mut hook: Hook, purpose: Purpose) {
@@ -93,17 +109,20 @@ impl Hooks {
 }
 
 impl Running {
-    /// Kills it with all below it: a launcher's real program may have a group of its own.
-    fn kill(self) {
+    /// Kills it with all below it: a launcher's real program may have a group of its own. Gives
+    /// them.
+    fn kill(self) -> Vec<ProcessId> {
         if self.reaped.is_none() {
-            return; // its number may be another's by now
+            return Vec::new(); // its number may be another's by now
         }
         // Stopped first: what is killed below it, it would start anew or no longer own.
         let stopped = signals::send_group(self.pid, Signal::Stop);
-        tree::signal_members(&tree::members(self.pid, &[]), Signal::Kill);
+        let below = tree::members(self.pid, &[]);
+        tree::signal_members(&below, Signal::Kill);
         if let Err(error) = stopped.and_then(|()| signals::send_group(self.pid, Signal::Kill)) {
             tracing::debug!("hook pid {}: {error}", self.pid);
         }
+        below.iter().map(|member| member.id).chain(ProcessId::now_at(self.pid)).collect()
     }
 
     /// It was reaped.
