@@ -1,4 +1,66 @@
-//! A process supervisor for long-lived message gateways.
+//! A process supervisor for one long-lived message gateway.
+//!
+//! The program is `lockkeeper`; the README tells how to use it, `docs/contract.md` what a gateway
+//! may expect of it. This page tells how it works.
+//!
+//! # Theory of operation
+//!
+//! A gateway must not run twice, must not be cut off in the midst of its work, and must come back.
+//! So there is one owner: a small parent that holds the gateway's lock over all its process lives,
+//! which are called *generations* and numbered from 1.
+//!
+//! Whatever asks for a change (a signal, an operator on the control socket, the child itself, a
+//! crash) becomes a fact for one machine, [`supervisor::machine`], which answers with actions and
+//! with the deadline until which it will wait. Requests for a restart first meet the
+//! [`restart::scheduler`], which makes one restart of many and finds its moment. Neither knows a
+//! process, a socket or a clock: `now` is an argument. [`supervisor::driver`] is the loop around
+//! them: it waits for one thing to happen, tells it, and carries out what is asked, by means of
+//! [`sys`].
+//!
+//! ```text
+//!   signals ──┐                                            ┌──► processes: spawn, signal, reap
+//!   control ──┤            scheduler                       ├──► ledger, log, who waits for a verdict
+//!   notify  ──┼──► facts ────►  machine  ───► actions ─────┤
+//!   exits   ──┤                   │                        └──► service manager: READY, STATUS
+//!   clock   ──┘ ◄──── deadline ───┘
+//! ```
+//!
+//! A restart goes this way. The optional check passes; the successor is *staged*, a process that
+//! has everything and waits; the child is told to drain, and leaves with exit code 75; what it left
+//! behind is ended; the staged process becomes the command; it is ready, and everyone who asked
+//! gets the verdict. What is missing for a start is found while the old child still serves. A stop
+//! wins at any point.
+//!
+//! Four things hold throughout, and the tests of the machine look for a counter-example: there are
+//! never two children; nothing is started after a stop; a state that waits has a deadline; an
+//! accepted restart gets exactly one verdict.
+//!
+//! The parent is killed, too. The kernel gives its lock back; a second lock, which every child
+//! inherited, tells the next parent that a child still lives, and that child is ended first.
+//!
+//! # Layers
+//!
+//! A file names only layers below its own; `tests/layers.rs` keeps it so.
+//!
+//! | | module | what it is | may touch the world |
+//! | --- | --- | --- | --- |
+//! | 0 | [`protocol`] | values that parent and child agree on, and their parsers | no |
+//! | 1 | [`supervisor`], [`restart`] | machines: facts and the time in, actions and deadlines out | no |
+//! | 2 | [`config`] | what the operator wants, and where each value came from | no |
+//! | 3 | [`sys`] | the whole list of what is asked of the operating system | yes |
+//! | 4 | [`supervisor::driver`], [`config::driver`] | carry out and report back | yes |
+//! | 5 | [`cli`] | the command line | yes |
+//! | 6 | this page | the names of the modules, no logic | no |
+//! | 7 | `main.rs`, `bin/run.rs` | `lockkeeper`; `lockkeeper-run`, which `lockkeeper run` becomes | yes |
+//!
+//! Machines of layer 1 never name one another; they meet as values, in a driver. All machines that
+//! decide share four verbs: `handle_event(now, event)`, `handle_timeout(now)`, `poll_action()`,
+//! `poll_timeout()`.
+//!
+//! # Features
+//!
+//! `supervisor` (default) is the program. Without it the crate is [`protocol`] and [`restart`]
+//! alone, for a child that wants to speak the contract with few dependencies.
 
 #[cfg(feature = "supervisor")]
 pub mod cli;

@@ -62,7 +62,7 @@ fn the_child_is_given_the_contracts_variables() {
     for name in [names::NOTIFY_SOCKET, names::CONTROL, names::LOCK] {
         assert_eq!(env[name], first.hello.env[name], "{name}");
     }
-    assert_ne!(env[names::NONCE], first.hello.env[names::NONCE]);
+    assert_ne!(env[names::NONCE], first.hello.env[names::NONCE], "it is of one generation");
     assert_eq!(gateway.stop(), 0);
 }
 

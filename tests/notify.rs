@@ -421,7 +421,7 @@ fn a_port_is_not_asked_any_more_once_the_child_has_said_that_it_is_ready_anew() 
 
 /// How many connections wait at a port at which nobody accepts any.
 fn connections_to(port: u16) -> usize {
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a /proc");
     let local = format!("0100007F:{port:04X}");
     let close_wait = |line: &&str| line.split_whitespace().nth(3) == Some("08");
     table.lines().filter(|line| line.contains(&local)).filter(close_wait).count()

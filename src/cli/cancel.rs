@@ -9,6 +9,8 @@ use crate::protocol::{
 
 use super::{Place, client, fail, say};
 
+/// Call off a restart that has not begun to drain
+///
 /// Exits 0 when a restart was called off, 69 when none was pending or the child drains already.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lockkeeper restart --delay 10m && lockkeeper cancel")]

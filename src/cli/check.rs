@@ -2,16 +2,21 @@
 
 use clap::Args;
 
-use crate::{config, protocol::exit};
+use crate::{
+    config::{self, profile::ProfileName},
+    protocol::exit,
+};
 
 use super::{Place, fail, say};
 
-/// Shows the effective settings, each with where it came from. Starts nothing and needs no
-/// supervisor. Exits 78 if `run` would refuse them.
+/// Show the effective settings, each with where it came from
+///
+/// Starts nothing and needs no supervisor. Exits 78 if `run` would refuse the settings.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   lockkeeper check --config lockkeeper.toml
-  lockkeeper check --profile openclaw -- openclaw gateway run")]
+  lockkeeper check --profile openclaw -- openclaw gateway run
+  lockkeeper check --print-profile openclaw")]
 pub(super) struct Check {
     #[command(flatten)]
     place: Place,
@@ -20,10 +25,17 @@ pub(super) struct Check {
     /// One JSON object: key, value, origin.
     #[arg(long)]
     json: bool,
+    /// Only the values that a profile sets, as a file that could set them.
+    #[arg(long, value_name = "PROFILE", conflicts_with_all = ["config", "profile", "json", "command"])]
+    print_profile: Option<ProfileName>,
 }
 
 impl Check {
     pub(super) fn run(self) -> u8 {
+        if let Some(profile) = self.print_profile {
+            say(&config::profile::render(profile));
+            return exit::OK;
+        }
         match config::driver::load(&self.settings.sources()) {
             Ok(effective) if self.json => {
                 say(&format!("{}\n", effective.to_json()));

@@ -115,6 +115,7 @@ pub(super) fn phase_line(phase: &Phase) -> String {
     match phase {
         Phase::Held => "  held      until the gateway can take it\n".to_owned(),
         Phase::Checking => "  check     runs\n".to_owned(),
+        Phase::Said(line) => format!("  check     {line}\n"),
         Phase::Staging => "  stage     the successor is prepared\n".to_owned(),
         Phase::Draining { pid, grace_ms } => {
             format!("  drain     pid {pid}, at most {}\n", human::millis(*grace_ms))

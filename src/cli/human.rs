@@ -7,6 +7,8 @@ use crate::protocol::{
 
 /// `0.1 s`, `13.9 s`, `31 min`, `2 h 14 min`, `3 d 4 h`.
 pub(super) fn millis(ms: u64) -> String {
+    // A deadline of 100 s is told some milliseconds after it was set.
+    let ms = ms.saturating_add(49) / 100 * 100;
     let seconds = ms / 1000;
     match seconds {
         0..=59 => format!("{}.{} s", seconds, ms % 1000 / 100),
@@ -50,6 +52,22 @@ pub(super) fn wall(ms: u64, now_ms: u64) -> String {
     then.strftime(form).to_string()
 }
 
+/// Our distance from UTC, in seconds.
+pub(super) fn utc_offset_s() -> i32 {
+    jiff::tz::TimeZone::system().to_offset(jiff::Timestamp::now()).seconds()
+}
+
+/// `since 09:11:05`, `for 3 d 4 h`: for the parent, which has no time zones.
+pub(super) fn since(ms: u64, now_ms: u64, utc_offset_s: i32) -> String {
+    const DAY_S: u64 = 86_400;
+    let passed = now_ms.saturating_sub(ms);
+    if passed / 1000 >= DAY_S {
+        return format!("for {}", millis(passed));
+    }
+    let second = (ms / 1000).saturating_add_signed(utc_offset_s.into()) % DAY_S;
+    format!("since {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
 /// `ada (pid 5120, lockkeeper restart)`.
 pub(super) fn requester(by: &Requester) -> String {
     let user = by.uid.and_then(|uid| {
@@ -84,6 +102,15 @@ mod tests {
             .collect();
         let expected = ["0.0 s", "0.1 s", "13.9 s", "1 min 5 s", "31 min", "2 h 14 min", "3 d 4 h"];
         assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_moment_of_today_is_told_by_the_clock_and_an_older_one_by_its_distance() {
+        let (noon, hour) = (1_795_262_400_000, 3_600_000);
+        assert_eq!(since(noon, noon + hour, 0), "since 12:00:00");
+        assert_eq!(since(noon + 65_000, noon + hour, -7200), "since 10:01:05");
+        assert_eq!(since(noon, noon + 76 * hour, 0), "for 3 d 4 h");
+        assert_eq!(since(0, 0, i32::MIN), "since 00:00:00");
     }
 
     #[test]

@@ -23,6 +23,8 @@ use std::{
     time::Duration,
 };
 
+pub use self::supervise::parent;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::{config::units::Timespan, protocol::exit};
@@ -45,19 +47,13 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Start the gateway and keep it running.
+    // Each tells of itself at its own type.
     Run(run::Run),
-    /// Show the effective settings and where each came from; start nothing.
     Check(check::Check),
-    /// Tell what the gateway is doing.
     Status(status::Status),
-    /// Restart the gateway: drain, exit, fresh PID.
     Restart(restart::Restart),
-    /// Call off a restart that has not begun to drain.
     Cancel(cancel::Cancel),
-    /// Stop the gateway and its supervisor.
     Stop(stop::Stop),
-    /// Tell who restarted the gateway, why, and how it went.
     Why(why::Why),
 }
 
@@ -76,7 +72,7 @@ struct Place {
 /// Carries out a command line. Gives the process's exit code.
 pub fn main(mut argv: Vec<OsString>) -> u8 {
     match argv.get_mut(1) {
-        Some(verb) if verb == "run" => return supervise::supervise(&argv),
+        Some(verb) if verb == "run" => return supervise::run(&argv),
         Some(verb) if verb == supervise::RESOLVE => *verb = "run".into(),
         Some(_) | None => {}
     }

@@ -9,7 +9,7 @@ use crate::protocol::{
 
 use super::{Place, client, duration, fail, human, say};
 
-/// Asks for a restart: the gateway drains, exits, and comes back with a fresh PID.
+/// Restart the gateway: it drains, exits, and comes back with a fresh PID
 ///
 /// Exits 0 once the request is accepted; with --wait, once the new generation is ready. 69: refused,
 /// or nothing runs. 1: the restart was accepted and did not succeed.
@@ -22,7 +22,7 @@ pub(super) struct Restart {
     #[command(flatten)]
     place: Place,
     /// Why, for the ledger.
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     reason: String,
     /// Follow it until the gateway is ready again.
     #[arg(long)]

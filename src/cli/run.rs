@@ -10,9 +10,9 @@ use crate::{
     protocol::{control::millis, exit},
 };
 
-use super::{Place, duration, fail, say};
+use super::{Place, duration, fail, human, say};
 
-/// Starts the gateway and keeps it running until it is told to stop.
+/// Start the gateway and keep it running
 ///
 /// Exits 0 after a requested stop, 69 if another holds the lock, 70 at the start limit, 78 for a
 /// bad config, 126 or 127 if the command cannot be run, else with the gateway's own code.
@@ -76,6 +76,7 @@ impl Run {
             place: self.place.as_arguments(),
             name: self.place.name,
             state_dir,
+            utc_offset_s: human::utc_offset_s(),
             wait_lock_ms: self.wait_lock.map_or(0, millis),
             effective,
         };
@@ -97,5 +98,6 @@ pub(super) struct Plan {
     /// How the place was given, to be repeated in advice.
     pub(super) place: String,
     pub(super) wait_lock_ms: u64,
+    pub(super) utc_offset_s: i32,
     pub(super) effective: Effective,
 }

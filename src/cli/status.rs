@@ -14,8 +14,10 @@ use crate::{
 
 use super::{Place, client, fail, human, say};
 
-/// Tells what the gateway is doing. Exits 0 when a supervisor runs, 3 when none does; then it
-/// tells from the ledger how the last one ended.
+/// Tell what the gateway is doing
+///
+/// Exits 0 when a supervisor runs, 3 when none does; then it tells from the ledger how the last
+/// one ended.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  lockkeeper status\n  lockkeeper status --json")]
 pub(super) struct Status {

@@ -9,8 +9,9 @@ use crate::protocol::{
 
 use super::{Place, client, fail, say};
 
-/// Asks the supervisor to stop the gateway and leave. Said again, it hurries; a third time, it
-/// kills.
+/// Stop the gateway and its supervisor
+///
+/// Said again, it hurries; a third time, it kills. Exits 69 when nothing runs.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lockkeeper stop --wait")]
 pub(super) struct Stop {

@@ -16,8 +16,9 @@ use crate::{
 
 use super::{Place, fail, human, say};
 
-/// Tells every restart, crash and stop: who asked, why, what happened, how long it took. Reads the
-/// ledger, and needs no running supervisor.
+/// Tell every restart, crash and stop: who asked, why, and how it went
+///
+/// Reads the ledger, and needs no running supervisor.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  lockkeeper why\n  lockkeeper why r-0007\n  lockkeeper why --json"
@@ -138,6 +139,9 @@ fn details(incident: &Incident, now: u64) -> String {
     let mut text = line(incident, now);
     for joiner in &incident.joiners {
         text += &format!("  joined by {}: {}\n", human::requester(&joiner.by), joiner.reason);
+    }
+    if let Some(said) = &incident.check_said {
+        text += &format!("  the check command said: {said}\n");
     }
     for phase in &incident.phases {
         text += &format!("  {:<10} {}\n", phase.name, human::millis(phase.ms));

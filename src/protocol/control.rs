@@ -238,6 +238,8 @@ pub enum Phase {
     Held,
     /// The `check` command runs.
     Checking,
+    /// The `check` command refused, and this was the last that it said.
+    Said(String),
     /// The successor is prepared.
     Staging,
     /// The child was told, and drains.

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! One task, one loop, one thread. It never blocks: what takes time (a hook, a probe, a successor
-//! being prepared) runs in a task of its own that ends in a [`Report`]. Everything that the loop
+//! being prepared) runs in a task of its own that ends in a `Report`. Everything that the loop
 //! waits for is an event or a deadline of the machine; an idle supervisor does not wake up.
 #![allow(clippy::disallowed_methods)]
 
@@ -20,6 +20,7 @@ mod hooks;
 mod orphan;
 mod requests;
 mod story;
+mod throttle;
 
 use std::{
     ffi::OsString,
@@ -36,6 +37,7 @@ use crate::{
         control::{RestartId, shown_command},
         exit::{self, ChildExit},
         notify::DrainProgress,
+        signal::Signal,
     },
     restart::{
         grant::{GrantPolicy, Grants},
@@ -65,6 +67,7 @@ use self::{
     hooks::Hooks,
     requests::Asked,
     story::{Story, seconds},
+    throttle::Throttle,
 };
 use super::{
     event::{Action, Event},
@@ -80,6 +83,8 @@ pub const NOTIFY_SOCKET: &str = "notify.sock";
 
 /// The longest that an operator may put off a restart.
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
+/// As many datagrams are read before the dead are reaped: a flood must not keep us from it.
+const MAX_LAST_WORDS: u32 = 64;
 /// How long the lock of a holder that is dead may take to come free.
 const HAND_OVER: Duration = Duration::from_secs(1);
 /// Between two attempts to tell a manager that does not read that we are ready, at most.
@@ -140,7 +145,7 @@ enum Report {
     /// A probe that had been answered is not answered any more.
     Reloading { generation: u64 },
     /// A successor waits, or cannot be prepared.
-    Staged { generation: u64, staged: Result<Stage, StageError> },
+    Staged { generation: u64, pid: u32, staged: Result<Stage, StageError> },
     /// A successor became the command, or did not.
     Released { generation: u64, released: Result<(), StageError> },
     /// The main process has ended, which went on after the one that we had started.
@@ -218,6 +223,8 @@ struct Driver {
     grants: Grants,
     /// The restart that the machine is at, as it was asked for.
     asked: Option<Asked>,
+    /// The exit, of generation and pid, that is to be judged once the successor is ready.
+    unjudged: Option<(u64, u32)>,
     /// The stop that was asked for first.
     stop_id: Option<RestartId>,
     story: Story,
@@ -237,9 +244,10 @@ struct Driver {
     /// What the child last said of itself.
     says: Option<String>,
     drain: Option<DrainProgress>,
-    /// When somebody else's doing was last complained of, and how much was not told since.
-    complained: Option<Instant>,
-    unsaid: u64,
+    /// Datagrams that were dropped.
+    complaints: Throttle,
+    /// Restart signals that nothing allowed.
+    ignored: Throttle,
     reports: mpsc::Receiver<Report>,
     lock: GatewayLock,
 }
@@ -300,6 +308,7 @@ impl Driver {
             scheduler,
             grants,
             asked: None,
+            unjudged: None,
             stop_id: None,
             story,
             processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),
@@ -314,8 +323,8 @@ impl Driver {
             ready_owed: None,
             says: None,
             drain: None,
-            complained: None,
-            unsaid: 0,
+            complaints: Throttle::default(),
+            ignored: Throttle::default(),
             reports,
             effective,
             lock,
@@ -344,7 +353,12 @@ impl Driver {
         let deadline = deadline.into_iter().flatten().min();
         tokio::select! {
             biased;
-            received = self.signals.next() => self.on_signal(received),
+            received = self.signals.next() => {
+                if received.signal == Signal::Chld {
+                    self.hear_last_words().await;
+                }
+                self.on_signal(received);
+            }
             Some(report) = self.reports.recv() => self.on_report(report),
             // In turn, or a flood of datagrams would leave no client an answer.
             outside = async {
@@ -376,6 +390,19 @@ impl Driver {
         }
     }
 
+    /// Takes in what a process sent just before it died: once it is reaped, nobody can tell whose
+    /// process it was.
+    async fn hear_last_words(&mut self) {
+        for _ in 0..MAX_LAST_WORDS {
+            let received = tokio::select! {
+                biased;
+                received = self.notify.recv() => received,
+                () = std::future::ready(()) => return,
+            };
+            self.on_datagram(received);
+        }
+    }
+
     /// Carries out all that scheduler and machine ask for. Gives the code to leave with, at last.
     fn carry_out(&mut self) -> Option<u8> {
         loop {
@@ -403,7 +430,11 @@ impl Driver {
             Report::Reloading { generation } => {
                 self.machine.handle_event(now, Event::ReloadingSeen { generation });
             }
-            Report::Staged { generation, staged } => self.on_staged(generation, staged),
+            // Of the very process that is being prepared: one that was given up may speak late.
+            Report::Staged { generation, pid, staged } if self.processes.is_staging(pid) => {
+                self.on_staged(generation, staged);
+            }
+            Report::Staged { .. } => {}
             Report::Released { generation, released } => match released {
                 Ok(()) => self.on_started(generation),
                 Err(StageError::Spawn(error)) => {

@@ -66,6 +66,13 @@ pub enum Entry {
         /// Who asked.
         by: Requester,
     },
+    /// The `check` command refused a restart.
+    CheckFailed {
+        /// Which restart.
+        id: RestartId,
+        /// The last that the command said.
+        said: String,
+    },
     /// A child was started.
     Spawned {
         /// Its number.
@@ -172,6 +179,9 @@ pub struct Incident {
     pub joined: u32,
     /// The first of those that joined.
     pub joiners: Vec<Joiner>,
+    /// What the `check` command said last, if it refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_said: Option<String>,
     /// The steps, in order.
     pub phases: Vec<PhaseTime>,
     /// The ends of children that belong to it.
@@ -292,6 +302,9 @@ impl History {
                 incident.joined += 1;
                 incident.joiners.push(Joiner { reason, by });
             }
+            Entry::CheckFailed { id, said } => {
+                self.incident(id, at, Kind::Restart).check_said = Some(said);
+            }
             Entry::Denied { .. } | Entry::SpawnFailed { .. } | Entry::Ready { .. } => {}
             Entry::Spawned { generation, .. } => {
                 if let Some(run) = &mut self.last_run {
@@ -342,6 +355,7 @@ impl History {
             by: None,
             joined: 0,
             joiners: Vec::new(),
+            check_said: None,
             phases: Vec::new(),
             ends: Vec::new(),
             verdict: None,

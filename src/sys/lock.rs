@@ -62,7 +62,6 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// This process, from now on.
     /// Whether it lives. False where it is not known who it is.
     pub fn is_alive(&self) -> bool {
         let id = ProcessId { pid: self.pid, start_time: self.start_time };
@@ -71,7 +70,7 @@ impl Holder {
             && !tree::is_dead(self.pid)
     }
 
-    /// This very process.
+    /// This process, from now on.
     pub fn ours(command: impl Into<String>) -> Self {
         let ProcessId { pid, start_time } = ProcessId::ours();
         Self {

@@ -135,6 +135,7 @@ impl Driver {
         let after_ms = millis(after);
         self.story.record(Entry::Ready { generation, after_ms });
         self.story.recovered(now, generation);
+        self.judge_beside();
         let status = format!("generation {generation} ready, pid {pid}");
         if first {
             if !self.upstream.ready(&status) {
@@ -191,7 +192,7 @@ impl Driver {
     pub(super) fn on_staged(&mut self, generation: u64, staged: Result<Stage, StageError>) {
         let ok = staged.is_ok();
         match staged {
-            Ok(stage) => self.processes.keep_stage(generation, stage),
+            Ok(stage) => self.processes.keep_stage(stage),
             Err(error) => {
                 let why = std::error::Error::source(&error).map(|s| format!(" ({s})"));
                 tracing::error!(

@@ -214,18 +214,21 @@ impl Processes {
         let reporter = self.reporter.clone();
         let task = tokio::spawn(async move {
             let staged = stage.checked().await.map(|()| stage);
-            let _ = reporter.send(Report::Staged { generation, staged }).await;
+            let _ = reporter.send(Report::Staged { generation, pid, staged }).await;
         });
         let task = task.abort_handle();
         self.stage = Some(Slot { generation, pid, stage: None, task });
         Ok(())
     }
 
-    /// A successor waits. One that was given up meanwhile ends by being dropped.
-    pub(super) fn keep_stage(&mut self, generation: u64, stage: Stage) {
-        // Of two for the same generation, the first was given up.
-        let fits = |slot: &&mut Slot| slot.generation == generation && slot.pid == stage.pid();
-        if let Some(slot) = self.stage.as_mut().filter(fits) {
+    /// Whether this is the successor that is being prepared.
+    pub(super) fn is_staging(&self, pid: u32) -> bool {
+        self.stage.as_ref().is_some_and(|slot| slot.pid == pid)
+    }
+
+    /// The successor waits.
+    pub(super) fn keep_stage(&mut self, stage: Stage) {
+        if let Some(slot) = &mut self.stage {
             slot.stage = Some(stage);
         }
     }

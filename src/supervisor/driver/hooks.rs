@@ -141,9 +141,26 @@ impl Driver {
         }
     }
 
+    /// Asks what an exit meant. `beside`: nobody waits for the answer, and it is asked once the
+    /// successor is ready, from which it would take the processor that clients wait for.
     pub(super) fn judge(&mut self, generation: u64, beside: bool) {
         self.hooks.abort_beside();
         let (pid, _) = self.processes.last_end();
+        if beside {
+            self.unjudged = Some((generation, pid));
+        } else {
+            self.ask_judge(generation, pid, beside);
+        }
+    }
+
+    /// The successor is ready: what waited for it is asked.
+    pub(super) fn judge_beside(&mut self) {
+        if let Some((generation, pid)) = self.unjudged.take() {
+            self.ask_judge(generation, pid, true);
+        }
+    }
+
+    fn ask_judge(&mut self, generation: u64, pid: u32, beside: bool) {
         let argv = self.effective.settings.exit.judge_of(pid);
         if !self.run_hook(&argv, Purpose::Judge { generation, beside }) && !beside {
             let judgement = Judgement::Unavailable;
@@ -180,11 +197,14 @@ impl Driver {
         let purpose = self.hooks.running.remove(at).purpose;
         let now = clock::now();
         let passed = exit == ChildExit::Code(0);
-        let words = last_words(output);
+        let said = last_line(output);
+        let words = if said.is_empty() { String::new() } else { format!(": {said}") };
         match purpose {
             Purpose::Check(id) => {
                 if !passed {
-                    tracing::warn!("{id}: the check command ended by {exit}{words}");
+                    self.story.warn(format!("{id}: the check command ended by {exit}{words}"));
+                    self.story
+                        .check_refused(id, if said.is_empty() { exit.to_string() } else { said });
                 }
                 self.machine.handle_event(now, Event::CheckFinished { id, passed });
             }
@@ -210,13 +230,9 @@ impl Driver {
     }
 }
 
-/// The last line that a hook said, if any, for the log.
-fn last_words(output: &Output) -> String {
+/// The last line that a hook said, without what could forge lines of ours. Empty: it said nothing.
+fn last_line(output: &Output) -> String {
     let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
-    let line = text.lines().rev().find(|line| !line.trim().is_empty());
-    line.map(|line| {
-        let plain: String = line.chars().filter(|c| !c.is_control()).take(256).collect();
-        format!(": {plain}")
-    })
-    .unwrap_or_default()
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    line.chars().filter(|c| !c.is_control()).take(256).collect()
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     protocol::{
         control::{
-            Answer, Body, Mode, Refusal, Requester, RequesterKind, RestartId, Status, Verb,
+            Answer, Body, Mode, Phase, Refusal, Requester, RequesterKind, RestartId, Status, Verb,
             Verdict, millis, shown_command,
         },
         notify::Notification,
@@ -151,7 +151,7 @@ impl Driver {
                 self.story.due(id);
                 self.machine.handle_event(now, Event::RestartRequested { id, mode, force });
                 if self.machine.state() == State::Starting {
-                    self.story.phase(now, "hold", crate::protocol::control::Phase::Held);
+                    self.story.phase(now, "hold", Phase::Held);
                 }
             }
             scheduler::Action::Withdraw { .. } => {
@@ -305,17 +305,15 @@ impl Driver {
         let said = match &received.notification {
             Ok(said) => said,
             Err(unread) => {
-                self.complain(format_args!("{unread}; it was dropped (pid {pid:?})"));
-                return;
+                return self.complain(format_args!("{unread}; it was dropped (pid {pid:?})"));
             }
         };
         if !self.is_trusted(said, pid) {
             let who = pid.map_or_else(|| "someone".to_owned(), |pid| format!("pid {pid}"));
             let what = pid.and_then(command_of).map(|c| format!(" ({c})")).unwrap_or_default();
-            self.complain(format_args!(
+            return self.complain(format_args!(
                 "a notification by {who}{what} was dropped: it is not of the child's tree"
             ));
-            return;
         }
         for problem in &said.problems {
             self.complain(format_args!("notification by pid {pid:?}: {problem}"));
@@ -389,25 +387,17 @@ impl Driver {
 
     /// Tells log and ledger of a request that was refused, but not of each one in a flood.
     fn deny(&mut self, what: std::fmt::Arguments<'_>, why: Refusal, by: &Requester) {
-        if self.complain(format_args!("{what}: {why}")) {
+        if let Some(more) = self.ignored.pass(clock::now()) {
+            tracing::warn!("{what}: {why}{more}");
             self.story.record(Entry::Denied { why: why.to_string(), by: by.clone() });
         }
     }
 
-    /// A warning that somebody else can cause at will: at most one each ten seconds. Whether it
-    /// was told.
-    fn complain(&mut self, what: std::fmt::Arguments<'_>) -> bool {
-        const EVERY: Duration = Duration::from_secs(10);
-        let now = clock::now();
-        if self.complained.is_some_and(|at| now.saturating_duration_since(at) < EVERY) {
-            self.unsaid += 1;
-            return false;
+    /// A warning about a datagram: strangers can cause it at will.
+    fn complain(&mut self, what: std::fmt::Arguments<'_>) {
+        if let Some(more) = self.complaints.pass(clock::now()) {
+            tracing::warn!("{what}{more}");
         }
-        self.complained = Some(now);
-        let unsaid = std::mem::take(&mut self.unsaid);
-        let more = if unsaid > 0 { format!(" ({unsaid} like it before)") } else { String::new() };
-        tracing::warn!("{what}{more}");
-        true
     }
 }
 

@@ -191,13 +191,21 @@ impl Story {
         self.waiting.push((id, reply));
     }
 
-    /// A step begins. It ends when the next one begins.
+    /// A step begins, and ends when the next one begins; or one that runs already goes on.
     pub(super) fn phase(&mut self, now: Instant, name: &'static str, phase: Phase) {
         for open in self.open.iter_mut().filter(|open| open.begun) {
-            open.end_phase(now);
-            open.phase = Some((name, now));
+            if open.phase.is_none_or(|(present, _)| present != name) {
+                open.end_phase(now);
+                open.phase = Some((name, now));
+            }
         }
         self.tell_all(&Body::Event(phase));
+    }
+
+    /// What the `check` command said when it refused.
+    pub(super) fn check_refused(&mut self, id: RestartId, said: String) {
+        self.tell_all(&Body::Event(Phase::Said(said.clone())));
+        self.record(Entry::CheckFailed { id, said });
     }
 
     /// The child told how far its drain is.
@@ -251,7 +259,10 @@ impl Story {
             failed,
             then,
         });
-        self.phase(now, "respawn", Phase::Gone { exit });
+        match then {
+            Then::Leave(_) => self.tell_all(&Body::Event(Phase::Gone { exit })),
+            _ => self.phase(now, "respawn", Phase::Gone { exit }),
+        }
     }
 
     /// The child is ready: what nobody asked for is over.

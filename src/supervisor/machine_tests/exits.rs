@@ -140,8 +140,7 @@ fn seventy_eight_and_seventy_nine_park() {
         assert_eq!(left(&end), code);
         assert!(end.contains(&Action::AnnounceStopping));
 
-        let mut policy = Policy::default();
-        policy.park = Park::Stay;
+        let policy = Policy { park: Park::Stay, ..Policy::default() };
         let mut hand = Hand::ready(policy);
         assert_eq!(rest(&hand.ends(ChildExit::Code(code))), [Action::DropStage]);
         assert_eq!(hand.state(), State::Parked(code));

@@ -24,7 +24,6 @@ pub(super) const UNKNOWN: Handlers =
     Handlers { stop: Handler::Unknown, restart: Handler::Unknown, in_process: Handler::Unknown };
 
 /// Any moment; the machine only ever compares.
-#[allow(clippy::disallowed_methods)]
 pub(super) fn epoch() -> Instant {
     Instant::now()
 }

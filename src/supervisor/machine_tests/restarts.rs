@@ -375,8 +375,7 @@ fn a_restart_whose_child_wants_to_stay_down_is_answered_with_its_code() {
 
 #[test]
 fn a_parked_child_is_brought_back_by_a_restart() {
-    let mut policy = Policy::default();
-    policy.park = Park::Stay;
+    let policy = Policy { park: Park::Stay, ..Policy::default() };
     let mut hand = Hand::ready(policy);
     hand.ends(ChildExit::Code(79));
     assert_eq!(hand.state(), State::Parked(79));

@@ -242,7 +242,7 @@ fn admitted(stream: &UnixStream, admits: Admits) -> Result<Peer, String> {
     if !admits.admits(uid, rustix::process::geteuid().as_raw()) {
         return Err(format!("not allowed for uid {uid}; see [control] group"));
     }
-    Ok(Peer { pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()), uid })
+    Ok(Peer { pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0), uid })
 }
 
 /// Says why, and closes. The socket is new, so that one line always finds room.
