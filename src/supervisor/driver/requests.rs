@@ -305,17 +305,15 @@ impl Driver {
         let said = match &received.notification {
             Ok(said) => said,
             Err(unread) => {
-                self.complain(format_args!("{unread}; it was dropped (pid {pid:?})"));
-                return;
+                return self.complain(format_args!("{unread}; it was dropped (pid {pid:?})"));
             }
         };
         if !self.is_trusted(said, pid) {
             let who = pid.map_or_else(|| "someone".to_owned(), |pid| format!("pid {pid}"));
             let what = pid.and_then(command_of).map(|c| format!(" ({c})")).unwrap_or_default();
-            self.complain(format_args!(
+            return self.complain(format_args!(
                 "a notification by {who}{what} was dropped: it is not of the child's tree"
             ));
-            return;
         }
         for problem in &said.problems {
             self.complain(format_args!("notification by pid {pid:?}: {problem}"));

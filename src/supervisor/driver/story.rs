@@ -186,6 +186,8 @@ impl Story {
 
     /// A client wants to follow `id`.
     pub(super) fn follow(&mut self, id: RestartId, reply: Reply) {
+        // Those who have gone would add up until their restart is over, which may be tomorrow.
+        self.waiting.retain(|(_, reply)| !reply.is_lost());
         self.waiting.push((id, reply));
     }
 

@@ -105,6 +105,11 @@ impl Reply {
         &self.id
     }
 
+    /// Whether the client has gone, or was given up: nobody reads what is sent.
+    pub fn is_lost(&self) -> bool {
+        self.frames.is_closed()
+    }
+
     /// Queues a frame. Never waits: a client that does not read is dropped once 64
     /// frames wait for it, and a client that has gone is no error.
     pub fn send(&mut self, body: Body) {
