@@ -28,6 +28,7 @@ use crate::{
     sys::{
         clock,
         lock::{Holder, LockError},
+        signals::Signals,
         stage,
     },
 };
@@ -64,15 +65,24 @@ pub fn parent(argv: &[OsString]) -> u8 {
 
 /// Supervises. `reader` is the binary that reads the settings. Gives the exit code.
 fn supervise(argv: &[OsString], reader: &Path) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(exit::CANNOT_CREATE, error),
+    };
+    // Before all else: until then a signal would end us without a word.
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::install()
+    };
+    let signals = match signals {
+        Ok(signals) => signals,
+        Err(error) => return fail(exit::CANNOT_CREATE, error),
+    };
     let plan = match resolve(argv, reader) {
         Ok(plan) => plan,
         Err(code) => return code,
     };
     tell_by_stderr();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(exit::CANNOT_CREATE, error),
-    };
     let setup = Setup {
         name: plan.name,
         state_dir: plan.state_dir,
@@ -80,7 +90,7 @@ fn supervise(argv: &[OsString], reader: &Path) -> u8 {
         environment: env::vars_os().collect(),
         wait_lock: Duration::from_millis(plan.wait_lock_ms),
     };
-    let ended = runtime.block_on(driver::drive(setup));
+    let ended = runtime.block_on(driver::drive(setup, signals));
     // A thread that stands by for a lock must not keep us.
     runtime.shutdown_background();
     ended.unwrap_or_else(|error| {

@@ -447,7 +447,7 @@ pub fn shown_command<S: AsRef<str>>(argv: &[S]) -> String {
             words.push("***".to_owned());
             hide_next = false;
         } else if let Some((name, _)) = word.split_once('=').filter(|_| secret) {
-            words.push(format!("{name}=***"));
+            words.push(format!("{}=***", one_line(name)));
         } else {
             words.push(one_line(word));
             hide_next = secret && word.starts_with('-');
@@ -473,7 +473,8 @@ pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn one_line(text: &str) -> String {
+/// A text without what could forge a line of ours, at most 256 characters.
+pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect()
 }
 

@@ -164,14 +164,13 @@ enum Outside {
     Request(Incoming),
 }
 
-/// Runs a supervisor until it leaves. Gives its exit code.
+/// Runs a supervisor until it leaves. Gives its exit code. `signals` were installed before all
+/// else: what came since then counts.
 ///
 /// # Errors
 ///
 /// If it cannot begin; no child was started then.
-pub async fn drive(setup: Setup) -> Result<u8, DriveError> {
-    // Before all else: until then a signal would end us without a word.
-    let mut signals = Signals::install()?;
+pub async fn drive(setup: Setup, mut signals: Signals) -> Result<u8, DriveError> {
     state_dir::prepare(&setup.state_dir)?;
     if state_dir::is_network_fs(&setup.state_dir) {
         tracing::warn!(
@@ -334,6 +333,9 @@ impl Driver {
     }
 
     async fn run(mut self) -> u8 {
+        if self.has_stop_waiting().await {
+            return self.leave(exit::OK).await;
+        }
         let orphan = self.processes.has_orphan();
         self.machine.handle_event(clock::now(), Event::Started { orphan });
         loop {
@@ -341,6 +343,22 @@ impl Driver {
                 return self.leave(code).await;
             }
             self.wait().await;
+        }
+    }
+
+    /// Whether a stop came before anything was started. Other signals of that time have nobody to
+    /// be for.
+    async fn has_stop_waiting(&mut self) -> bool {
+        loop {
+            let received = tokio::select! {
+                biased;
+                received = self.signals.next() => received,
+                () = std::future::ready(()) => return false,
+            };
+            if requests::is_stop(&received) {
+                tracing::info!("{} came before the start", received.signal);
+                return true;
+            }
         }
     }
 

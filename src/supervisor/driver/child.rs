@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
     config::{handler::HandlerBy, probe::Probe, settings::Settings},
-    protocol::{exit::ChildExit, signal::Signal},
+    protocol::{control::one_line, exit::ChildExit, signal::Signal},
     sys::{
         clock, exit_watch,
         lock::{ChildLock, ChildRecord},
@@ -495,8 +495,11 @@ impl Processes {
         if left.is_empty() {
             return true;
         }
-        let mut names: Vec<_> =
-            left.iter().take(NAMED).map(|m| format!("{} ({})", m.id.pid, m.name)).collect();
+        let mut names: Vec<_> = left
+            .iter()
+            .take(NAMED)
+            .map(|m| format!("{} ({})", m.id.pid, one_line(&m.name)))
+            .collect();
         if left.len() > NAMED {
             names.push(format!("and {} more", left.len() - NAMED));
         }
