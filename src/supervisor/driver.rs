@@ -506,10 +506,6 @@ impl Driver {
 
     fn on_leader_end(&mut self, end: &child::LeaderEnd) {
         let generation = self.machine.generation();
-        // One that died before we heard that it runs: it did run.
-        if !end.announced {
-            self.on_started(generation);
-        }
         let (exit, ran, boot) = (end.exit, end.ran, clock::boot_now());
         let event = Event::LeaderExited { generation, exit, ran, boot };
         self.machine.handle_event(clock::now(), event);

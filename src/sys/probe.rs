@@ -26,51 +26,6 @@ pub const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between two attempts.
 pub const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// What makes the child ready.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Target {
-    /// It accepts a connection.
-    Tcp {
-        /// A name or an address.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-    /// It answers `GET` as expected.
-    Http {
-        /// A name or an address.
-        host: String,
-        /// The port.
-        port: u16,
-        /// Path and query, from the `/` on.
-        path: String,
-        /// The expected status.
-        status: u16,
-        /// A field of the JSON object in the body, and its expected text.
-        field: Option<(String, String)>,
-    },
-}
-
-impl From<&Probe> for Target {
-    fn from(probe: &Probe) -> Self {
-        match probe {
-            Probe::Tcp(authority) => {
-                Self::Tcp { host: name_of(&authority.host), port: authority.port }
-            }
-            Probe::Http { authority, path, status, field } => Self::Http {
-                host: name_of(&authority.host),
-                port: authority.port,
-                path: path.clone(),
-                status: *status,
-                field: match field {
-                    Field::Any => None,
-                    Field::Equals { name, value } => Some((name.clone(), value.clone())),
-                },
-            },
-        }
-    }
-}
-
 /// A host as the resolver takes it: an IPv6 address without brackets.
 fn name_of(host: &Host) -> String {
     match host {
@@ -134,7 +89,7 @@ pub enum NotReady {
 /// # Errors
 ///
 /// Why it is not ready; an ordinary answer.
-pub async fn check(target: &Target, members: impl Fn() -> Vec<u32>) -> Result<(), NotReady> {
+pub async fn check(target: &Probe, members: impl Fn() -> Vec<u32>) -> Result<(), NotReady> {
     timeout(ATTEMPT, attempt(target, members)).await.unwrap_or(Err(NotReady::TimedOut))
 }
 
@@ -142,7 +97,7 @@ pub async fn check(target: &Target, members: impl Fn() -> Vec<u32>) -> Result<()
 /// often. `on_failure` is told why it is not, each time. To be cancelled when the child ends or its
 /// time is up.
 pub async fn until_ready(
-    target: &Target,
+    target: &Probe,
     members: impl Fn() -> Vec<u32>,
     first_pause: Duration,
     mut on_failure: impl FnMut(NotReady),
@@ -156,16 +111,17 @@ pub async fn until_ready(
 }
 
 /// Asks until the child is not ready any more. To be cancelled when its time is up.
-pub async fn until_gone(target: &Target, members: impl Fn() -> Vec<u32>) {
+pub async fn until_gone(target: &Probe, members: impl Fn() -> Vec<u32>) {
     while check(target, &members).await.is_ok() {
         sleep(FIRST_PAUSE).await;
     }
 }
 
-async fn attempt(target: &Target, members: impl Fn() -> Vec<u32>) -> Result<(), NotReady> {
-    let (Target::Tcp { host, port } | Target::Http { host, port, .. }) = target;
-    let no_connection = |source| NotReady::NoConnection { address: authority(host, *port), source };
-    let addresses = lookup_host((host.as_str(), *port)).await.map_err(no_connection)?;
+async fn attempt(target: &Probe, members: impl Fn() -> Vec<u32>) -> Result<(), NotReady> {
+    let (Probe::Tcp(authority) | Probe::Http { authority, .. }) = target;
+    let no_connection = |source| NotReady::NoConnection { address: authority.to_string(), source };
+    let host = name_of(&authority.host);
+    let addresses = lookup_host((host.as_str(), authority.port)).await.map_err(no_connection)?;
     let mut last = no_connection(io::ErrorKind::NotFound.into());
     // `localhost` is two addresses, of which the child may have only one.
     for address in addresses {
@@ -197,14 +153,13 @@ fn is_strangers(stream: &TcpStream, members: impl Fn() -> Vec<u32>) -> bool {
     tree::IS_KNOWN && is_local && !tree::owns_listener(there, &members())
 }
 
-async fn ask(target: &Target, mut stream: TcpStream) -> Result<(), NotReady> {
-    let Target::Http { host, port, path, status: wanted, field } = target else {
+async fn ask(target: &Probe, mut stream: TcpStream) -> Result<(), NotReady> {
+    let Probe::Http { authority, path, status: wanted, field } = target else {
         return Ok(());
     };
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: lockkeeper\r\nAccept: */*\r\n\
-         Connection: close\r\n\r\n",
-        authority(host, *port)
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: lockkeeper\r\nAccept: */*\r\n\
+         Connection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.map_err(NotReady::BrokeOff)?;
     let mut received = Vec::new();
@@ -219,7 +174,7 @@ async fn ask(target: &Target, mut stream: TcpStream) -> Result<(), NotReady> {
     if head.status != *wanted {
         return Err(NotReady::Status { found: head.status, wanted: *wanted });
     }
-    let Some((name, wanted)) = field else {
+    let Field::Equals { name, value: wanted } = field else {
         return Ok(());
     };
     let mut received = received.split_off(head.length);
@@ -244,18 +199,17 @@ async fn read_more(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<usi
     stream.read_buf(received).await.map_err(NotReady::BrokeOff)
 }
 
-/// Host and port as a URL has them.
-fn authority(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, process};
+    use std::{
+        net::{Ipv4Addr, Ipv6Addr},
+        process,
+    };
 
     use tokio::{net::TcpListener, task::JoinHandle};
 
     use super::{http::MAX_HEAD, *};
+    use crate::config::probe::Authority;
 
     /// Answers every connection with the next of `answers`, and then with the last for ever.
     async fn answering(answers: Vec<Vec<u8>>) -> (u16, JoinHandle<()>) {
@@ -276,13 +230,19 @@ mod tests {
         (port, serving)
     }
 
-    fn http(port: u16, field: Option<(&str, &str)>) -> Target {
-        Target::Http {
-            host: "127.0.0.1".into(),
-            port,
+    fn at(host: Host, port: u16) -> Authority {
+        Authority { host, port }
+    }
+
+    fn http(port: u16, field: Option<(&str, &str)>) -> Probe {
+        Probe::Http {
+            authority: at(Host::V4(Ipv4Addr::LOCALHOST), port),
             path: "/health".into(),
             status: 200,
-            field: field.map(|(name, wanted)| (name.into(), wanted.into())),
+            field: field.map_or(Field::Any, |(name, value)| Field::Equals {
+                name: name.into(),
+                value: value.into(),
+            }),
         }
     }
 
@@ -301,11 +261,11 @@ mod tests {
     async fn a_port_is_ready_when_the_child_listens() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        for host in ["127.0.0.1", "localhost"] {
-            let target = Target::Tcp { host: host.into(), port };
-            assert!(check(&target, ourselves).await.is_ok(), "{host}");
+        for host in [Host::V4(Ipv4Addr::LOCALHOST), Host::Name("localhost".into())] {
+            let target = Probe::Tcp(at(host, port));
+            assert!(check(&target, ourselves).await.is_ok(), "{target}");
         }
-        let target = Target::Tcp { host: "127.0.0.1".into(), port };
+        let target = Probe::Tcp(at(Host::V4(Ipv4Addr::LOCALHOST), port));
         if tree::IS_KNOWN {
             let strange = check(&target, || vec![1]).await;
             assert!(matches!(strange, Err(NotReady::Stranger(_))), "{strange:?}");
@@ -397,8 +357,8 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_colons_is_bracketed() {
-        assert_eq!(authority("::1", 80), "[::1]:80");
-        assert_eq!(authority("localhost", 80), "localhost:80");
+    fn the_resolver_takes_an_address_without_brackets() {
+        assert_eq!(name_of(&Host::V6(Ipv6Addr::LOCALHOST)), "::1");
+        assert_eq!(name_of(&Host::Name("localhost".into())), "localhost");
     }
 }

@@ -31,7 +31,7 @@ impl Driver {
             Action::Spawn { generation } => self.spawn(generation),
             Action::WatchReady { generation } => {
                 if let Some(probe) = self.probe() {
-                    self.processes.watch_ready(generation, &probe, child::Watch::Start);
+                    self.processes.watch_ready(generation, probe, child::Watch::Start);
                 }
             }
             Action::Inspect { generation } => {
@@ -119,7 +119,7 @@ impl Driver {
             && let Some(probe) = self.probe()
         {
             let generation = self.machine.generation();
-            self.processes.watch_ready(generation, &probe, child::Watch::Restart);
+            self.processes.watch_ready(generation, probe, child::Watch::Restart);
         }
     }
 

@@ -90,8 +90,6 @@ pub(super) enum Started {
 pub(super) struct LeaderEnd {
     pub(super) exit: ChildExit,
     pub(super) ran: Duration,
-    /// It had been told that it runs.
-    pub(super) announced: bool,
 }
 
 /// Whether processes of ours are left.
@@ -293,9 +291,8 @@ impl Processes {
     }
 
     /// Looks for readiness by the child's port.
-    pub(super) fn watch_ready(&mut self, generation: u64, port: &Probe, watch: Watch) {
+    pub(super) fn watch_ready(&mut self, generation: u64, target: Probe, watch: Watch) {
         self.stop_watching();
-        let target = probe::Target::from(port);
         let (own, left_out) = (self.own, self.left_out.clone());
         let members =
             move || tree::members(own, &left_out).iter().map(|m| m.id.pid).collect::<Vec<_>>();
@@ -434,7 +431,7 @@ impl Processes {
         self.stop_watching();
         self.last_end = (leader.id.pid, reaped.peak_rss_bytes);
         let ran = clock::boot_now().saturating_sub(leader.boot);
-        LeaderEnd { exit: reaped.exit, ran, announced: leader.announced }
+        LeaderEnd { exit: reaped.exit, ran }
     }
 
     /// Another of the tree's processes may be its parent, and reap it without our knowing.
