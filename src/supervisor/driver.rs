@@ -438,6 +438,8 @@ impl Driver {
             }
         }
         self.story.write();
+        let command = &self.effective.settings.command;
+        self.processes.record_child(self.machine.generation(), command);
         None
     }
 

@@ -86,18 +86,20 @@ impl ProcessId {
 /// own. Dropping it neither ends nor reaps the process.
 #[derive(Debug)]
 pub struct Child {
-    id: ProcessId,
+    pid: u32,
 }
 
 impl Child {
     /// Its number, which is also that of its group.
     pub fn pid(&self) -> u32 {
-        self.id.pid
+        self.pid
     }
 
-    /// Its number and start time.
+    /// Its number and start time. Looked up at each call, and not at the start: the kernel lets
+    /// nobody read it until exec is over, which would hold us up for as long.
     pub fn id(&self) -> ProcessId {
-        self.id
+        let Self { pid } = *self;
+        ProcessId::now_at(pid).unwrap_or(ProcessId { pid, start_time: 0 })
     }
 }
 
@@ -239,9 +241,7 @@ pub(super) fn start(
     let lent = child_lock.map(Lent::new).transpose()?;
     let started = command.group_spawn()?.into_inner();
     drop(lent);
-    let pid = started.id();
-    let id = ProcessId::now_at(pid).unwrap_or(ProcessId { pid, start_time: 0 });
-    Ok((Child { id }, started))
+    Ok((Child { pid: started.id() }, started))
 }
 
 /// Becomes `file` with these arguments and our environment. Returns only if that failed.

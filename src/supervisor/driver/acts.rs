@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     config::{driver::openclaw_probe, probe::Probe},
     protocol::{
-        control::{Phase, RestartId, Verdict, millis, shown_command},
+        control::{Phase, RestartId, Verdict, millis},
         signal::Signal,
     },
     restart::scheduler,
@@ -167,7 +167,6 @@ impl Driver {
         let pid = self.processes.leader_pid().unwrap_or_default();
         self.story.record(Entry::Spawned { generation, pid });
         self.story.phase(now, "respawn", Phase::Spawned { pid });
-        self.processes.record_child(generation, &shown_command(&self.effective.settings.command));
     }
 
     pub(super) fn on_spawn_failed(&mut self, generation: u64, error: &SpawnError) {

@@ -13,7 +13,11 @@ use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
     config::{handler::HandlerBy, probe::Probe, settings::Settings},
-    protocol::{control::one_line, exit::ChildExit, signal::Signal},
+    protocol::{
+        control::{one_line, shown_command},
+        exit::ChildExit,
+        signal::Signal,
+    },
     sys::{
         clock, exit_watch,
         lock::{ChildLock, ChildRecord},
@@ -68,6 +72,8 @@ struct Leader {
     boot: Duration,
     /// It was told that it runs.
     announced: bool,
+    /// It was written down who it is.
+    recorded: bool,
 }
 
 /// A successor that is being prepared, or waits.
@@ -170,7 +176,7 @@ impl Processes {
             return Ok(started);
         }
         let child = process::spawn(&self.launch(argv, env))?;
-        self.lead(child.id());
+        self.lead(child.pid());
         Ok(Started::Running)
     }
 
@@ -178,9 +184,11 @@ impl Processes {
         Launch { argv, env, stdin: self.stdin, child_lock: Some(self.child_lock.fd()) }
     }
 
-    fn lead(&mut self, id: ProcessId) {
+    fn lead(&mut self, pid: u32) {
         self.leader = Some(Leader {
-            id,
+            // The start time is looked up when it is written down, by which exec is over.
+            id: ProcessId { pid, start_time: 0 },
+            recorded: false,
             main: None,
             adopted: false,
             since: clock::now(),
@@ -200,8 +208,7 @@ impl Processes {
         // It may have died while it waited: the ordinary way is still open.
         stage.release().ok()?;
         self.left_out.retain(|pid| *pid != slot.pid);
-        let id = ProcessId::now_at(slot.pid).unwrap_or(ProcessId { pid: slot.pid, start_time: 0 });
-        self.lead(id);
+        self.lead(slot.pid);
         let reporter = self.reporter.clone();
         tokio::spawn(async move {
             let released = stage.released().await;
@@ -275,15 +282,21 @@ impl Processes {
         self.leader.take_if(|leader| !leader.announced);
     }
 
-    /// Writes down who the child is, for a supervisor that comes after a SIGKILL of this one.
-    pub(super) fn record_child(&self, generation: u64, command: &str) {
-        let Some(leader) = &self.leader else { return };
+    /// Writes down who the child is, for a supervisor that comes after a SIGKILL of this one. Once
+    /// for each child that was told to run.
+    pub(super) fn record_child(&mut self, generation: u64, command: &[String]) {
+        let unrecorded = |leader: &&mut Leader| leader.announced && !leader.recorded;
+        let Some(leader) = self.leader.as_mut().filter(unrecorded) else { return };
+        leader.recorded = true;
+        if let Some(id) = ProcessId::now_at(leader.id.pid) {
+            leader.id = id;
+        }
         let record = ChildRecord {
             pid: leader.id.pid,
             start_time: leader.id.start_time,
             boot_id: self.boot_id.clone(),
             generation,
-            command: command.to_owned(),
+            command: shown_command(command),
         };
         if let Err(error) = self.child_lock.record(&record) {
             tracing::debug!("{}: {error}", self.child_lock.path().display());
@@ -348,7 +361,7 @@ impl Processes {
         let id = ProcessId::now_at(pid).filter(|_| is_own);
         match (&mut self.leader, id) {
             (Some(leader), Some(id)) => {
-                leader.main = Some(id).filter(|id| *id != leader.id);
+                leader.main = Some(id).filter(|id| id.pid != leader.id.pid);
                 true
             }
             (None, _) | (_, None) => false,
@@ -420,7 +433,8 @@ impl Processes {
                 reaped.exit,
                 main.pid
             );
-            self.leader = Some(Leader { id: main, main: None, adopted: true, ..leader });
+            self.leader =
+                Some(Leader { id: main, main: None, adopted: true, recorded: false, ..leader });
             self.watch_end(main);
             return None;
         }
