@@ -130,6 +130,16 @@ pub(super) enum Step {
     Told,
 }
 
+impl Restart {
+    /// Which way it goes: as it was asked for, or as the settings say.
+    pub(super) fn respawn(&self, policy: &Policy) -> Respawn {
+        match self.mode {
+            Mode::InProcess => Respawn::InProcess,
+            Mode::Auto => policy.restart.respawn,
+        }
+    }
+}
+
 impl Ended {
     /// Whether work was cut: the child said so when asked for a restart, or had to be forced.
     pub(super) fn is_cut(&self) -> bool {

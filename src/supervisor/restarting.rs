@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::protocol::control::{Mode, Refusal, Verdict};
+use crate::protocol::control::{Refusal, Verdict};
 
 use super::{
     event::{Action, Goal, Handler, Handlers},
@@ -70,16 +70,18 @@ impl Supervisor {
     }
 
     pub(super) fn after_check(&mut self, now: Instant) {
-        let in_process = self.policy.restart.respawn == Respawn::InProcess;
         let Some(restart) = &mut self.restart else { return };
-        if in_process || restart.mode == Mode::InProcess {
-            restart.step = Step::Asking(Respawn::InProcess);
-            self.timers.clear(Timer::Prepare);
-            self.inspect(now);
-        } else {
-            restart.step = Step::Staging;
-            self.timers.set(Timer::Prepare, now + STAGE_TIMEOUT);
-            self.actions.push_back(Action::Stage { generation: self.generation + 1 });
+        match restart.respawn(&self.policy) {
+            Respawn::InProcess => {
+                restart.step = Step::Asking(Respawn::InProcess);
+                self.timers.clear(Timer::Prepare);
+                self.inspect(now);
+            }
+            Respawn::Fresh => {
+                restart.step = Step::Staging;
+                self.timers.set(Timer::Prepare, now + STAGE_TIMEOUT);
+                self.actions.push_back(Action::Stage { generation: self.generation + 1 });
+            }
         }
     }
 
@@ -113,16 +115,10 @@ impl Supervisor {
                 Handler::Absent | Handler::Unknown => self.inspect_later(now),
             };
         }
-        let in_process = self.policy.restart.respawn == Respawn::InProcess;
         let Some(restart) = &self.restart else { return };
         match restart.step {
             Step::Held if starting => {
-                let respawn = if in_process || restart.mode == Mode::InProcess {
-                    Respawn::InProcess
-                } else {
-                    Respawn::Fresh
-                };
-                match Self::handler_for(respawn, handlers) {
+                match Self::handler_for(restart.respawn(&self.policy), handlers) {
                     Handler::Caught => self.prepare(now),
                     Handler::Absent | Handler::Unknown => self.inspect_later(now),
                 }
@@ -152,12 +148,10 @@ impl Supervisor {
     }
 
     pub(super) fn refuse_in_process(&mut self) {
-        let asked_for = self.policy.restart.respawn == Respawn::InProcess
-            || self.restart.as_ref().is_some_and(|r| r.mode == Mode::InProcess);
-        self.refuse_restart(if asked_for {
-            Refusal::CannotRestartInProcess
-        } else {
-            Refusal::NotStaged
+        let asked_for = self.restart.as_ref().map(|restart| restart.respawn(&self.policy));
+        self.refuse_restart(match asked_for {
+            Some(Respawn::InProcess) => Refusal::CannotRestartInProcess,
+            Some(Respawn::Fresh) | None => Refusal::NotStaged,
         });
     }
 
