@@ -12,7 +12,6 @@ use crate::{
     supervisor::{
         event::{Action, Event, Goal, Target},
         ledger::Entry,
-        policy::ReadyVia,
         state::State,
     },
     sys::{
@@ -207,11 +206,7 @@ impl Driver {
     /// How the child's port tells that it is ready, with what is known at this moment: a config
     /// edit may have moved the port.
     fn probe(&self) -> Option<Probe> {
-        let settings = &self.effective.settings;
-        match settings.policy().ready.via {
-            ReadyVia::Probe => openclaw_probe(&self.effective, &self.config_environment),
-            ReadyVia::Auto | ReadyVia::Notify | ReadyVia::Spawned => None,
-        }
+        openclaw_probe(&self.effective, &self.config_environment)
     }
 
     /// What proves that a sender that has gone was of this generation, and not of an earlier one.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
+    config::probe::Via,
     protocol::{
         control::{
             Answer, Body, Mode, Phase, Refusal, Requester, RequesterKind, RestartId, Status, Verb,
@@ -18,7 +19,6 @@ use crate::{
     supervisor::{
         event::{Event, Goal},
         ledger::{Entry, Request},
-        policy::ReadyVia,
         state::State,
     },
     sys::{
@@ -356,8 +356,7 @@ impl Driver {
         if said.reloading {
             self.machine.handle_event(now, Event::ReloadingSeen { generation });
         }
-        let by_notify =
-            matches!(self.effective.settings.policy().ready.via, ReadyVia::Auto | ReadyVia::Notify);
+        let by_notify = matches!(self.effective.settings.ready.via, Via::Auto | Via::Notify);
         if said.ready && (by_notify || self.machine.state() == State::Draining(Goal::Reload)) {
             self.machine.handle_event(now, Event::ReadySeen { generation });
         }
