@@ -232,12 +232,15 @@ fn number(signal: Signal) -> io::Result<signal::Signal> {
 /// `ESRCH` if it is gone, also if its number was taken by another; `EPERM`.
 pub fn send_verified(id: ProcessId, signal: Signal) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    {
-        let process = super::exit_watch::open(id)?;
-        let signal = rustix::process::Signal::from_named_raw(signal.number());
-        Ok(rustix::process::pidfd_send_signal(process, signal.ok_or(Errno::INVAL)?)?)
+    match super::exit_watch::open(id) {
+        Ok(process) => {
+            let signal = rustix::process::Signal::from_named_raw(signal.number());
+            return Ok(rustix::process::pidfd_send_signal(process, signal.ok_or(Errno::INVAL)?)?);
+        }
+        Err(Errno::SRCH) => return Err(Errno::SRCH.into()),
+        // A sandbox without pidfds, or no descriptor left: the check below has to do.
+        Err(_) => {}
     }
-    #[cfg(not(target_os = "linux"))]
     match ProcessId::now_at(id.pid) {
         Some(now) if now == id => send(id.pid, signal),
         Some(_) | None => Err(Errno::SRCH.into()),

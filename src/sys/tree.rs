@@ -19,7 +19,7 @@ use std::{
     path::Path,
 };
 
-use super::process::ProcessId;
+use super::{process::ProcessId, signals};
 use crate::protocol::signal::Signal;
 
 #[cfg(target_os = "linux")]
@@ -206,7 +206,7 @@ pub fn with_environment(key: &OsStr, value: &OsStr) -> Vec<ProcessId> {
 pub fn signal_members(members: &[Member], signal: Signal) -> usize {
     let mut reached = 0;
     for member in members.iter().filter(|m| !m.is_dead()) {
-        match table::send(member.id, signal) {
+        match signals::send_verified(member.id, signal) {
             Ok(()) => reached += 1,
             Err(e) if is_gone(&e) => {}
             Err(error) => {

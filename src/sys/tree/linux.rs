@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     ffi::OsStr,
-    fs, io,
+    fs,
     net::IpAddr,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
@@ -15,10 +15,8 @@ use procfs::{
     net::{TcpNetEntry, TcpState},
     process::{FDTarget, Process},
 };
-use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open, pidfd_send_signal};
 
 use super::{Member, ProcessId};
-use crate::protocol::signal::Signal;
 
 /// One walk over `/proc/*/stat`. (`/proc/*/task/*/children` is not in every kernel.)
 pub(super) fn all() -> HashMap<u32, Member> {
@@ -117,25 +115,4 @@ pub(super) fn with_environment(key: &OsStr, value: &OsStr) -> Vec<ProcessId> {
 fn others() -> impl Iterator<Item = Process> {
     let own = process::id();
     processes().filter(move |process| u32::try_from(process.pid).ok() != Some(own))
-}
-
-/// # Errors
-///
-/// ESRCH if the process has gone or its pid is another's by now.
-pub(super) fn send(id: ProcessId, signal: Signal) -> io::Result<()> {
-    let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-    let pid = i32::try_from(id.pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
-    let signal = rustix::process::Signal::from_named_raw(signal.number())
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let handle = pidfd_open(pid, PidfdFlags::empty());
-    // Only now: what the pidfd holds can no longer be replaced, and so the check stays true.
-    if super::start_time(id.pid) != Some(id.start_time) {
-        return Err(gone());
-    }
-    match handle {
-        Ok(handle) => pidfd_send_signal(handle, signal)?,
-        // A sandbox without pidfds, or no descriptor left: the check above has to do.
-        Err(_) => kill_process(pid, signal)?,
-    }
-    Ok(())
 }

@@ -1,9 +1,8 @@
 //! Systems that do not show their process table to us: nothing is known, nobody is signalled.
 
-use std::{collections::HashMap, ffi::OsStr, io, net::IpAddr, path::Path};
+use std::{collections::HashMap, ffi::OsStr, net::IpAddr, path::Path};
 
 use super::{Member, ProcessId};
-use crate::protocol::signal::Signal;
 
 pub(super) fn all() -> HashMap<u32, Member> {
     HashMap::new()
@@ -35,11 +34,4 @@ pub(super) fn holders_of(_path: &Path) -> Vec<ProcessId> {
 
 pub(super) fn with_environment(_key: &OsStr, _value: &OsStr) -> Vec<ProcessId> {
     Vec::new()
-}
-
-/// # Errors
-///
-/// Always: a pid whose start time cannot be checked may be anybody's.
-pub(super) fn send(_id: ProcessId, _signal: Signal) -> io::Result<()> {
-    Err(io::Error::from_raw_os_error(libc::ESRCH))
 }
