@@ -66,9 +66,13 @@
 pub mod cli;
 #[cfg(feature = "supervisor")]
 pub mod config;
+#[cfg(feature = "drain")]
+pub mod drain;
+#[cfg(feature = "drain")]
+pub mod lifecycle;
 pub mod protocol;
 pub mod restart;
 #[cfg(feature = "supervisor")]
 pub mod supervisor;
-#[cfg(feature = "supervisor")]
+#[cfg(feature = "os")]
 pub mod sys;

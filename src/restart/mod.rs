@@ -15,5 +15,7 @@
 //! Neither knows how a restart is carried out, who waits for its verdict, or what time it is:
 //! `now` is an argument, and a driver does what the actions say.
 
+#[cfg(feature = "drain")]
+pub mod driver;
 pub mod grant;
 pub mod scheduler;

@@ -50,7 +50,7 @@ use crate::{
         ledger_file::LedgerFile,
         lock::{ChildLock, GatewayLock, Holder, LockError},
         notify::{self, NotifySocket},
-        process::ProcessId,
+        process_id::ProcessId,
         reaper,
         signals::Signals,
         socket_path::BindError,

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 #[cfg(target_os = "linux")]
 use tokio::io::unix::AsyncFd;
 
-use super::process::ProcessId;
+use super::process_id::ProcessId;
 
 /// Watches one process; see [`exit_watch`].
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl ExitWatch {
 pub(super) fn open(id: ProcessId) -> Result<std::os::fd::OwnedFd, Errno> {
     use rustix::process::{PidfdFlags, pidfd_open};
 
-    let pid = super::process::raw_pid(id.pid).ok_or(Errno::SRCH)?;
+    let pid = super::process_id::raw_pid(id.pid).ok_or(Errno::SRCH)?;
     // NONBLOCK is for waitid alone, which nobody calls on it.
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
         // A thread's number, not a process's.

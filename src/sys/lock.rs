@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{sync::oneshot, time};
 
-use super::{clock, process::ProcessId, tree};
+use super::{clock, process_id::ProcessId, tree};
 
 /// The supervisor's lock, in the state folder.
 pub const GATEWAY_LOCK: &str = "gateway.lock";

@@ -19,10 +19,10 @@ use command_group::CommandGroup;
 use rustix::{
     fs::Access,
     io::{Errno, FdFlags, fcntl_setfd},
-    process::Pid,
 };
 use thiserror::Error;
 
+use super::process_id::ProcessId;
 use crate::protocol::exit::SpawnFailure;
 
 /// Where a command without a slash is looked for if the child's environment has no `PATH`.
@@ -49,37 +49,6 @@ pub enum StdinFrom {
     Null,
     /// What we read.
     Inherit,
-}
-
-/// A process, told apart from all that had or will have the same number in this boot.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct ProcessId {
-    /// Its number.
-    pub pid: u32,
-    /// When it started, in clock ticks since boot. Zero where the system does not say.
-    pub start_time: u64,
-}
-
-impl ProcessId {
-    /// The process that has this number now. A dead one that was not reaped yet still has it.
-    pub fn now_at(pid: u32) -> Option<Self> {
-        #[cfg(target_os = "linux")]
-        {
-            let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
-            Some(Self { pid, start_time: process.stat().ok()?.starttime })
-        }
-        #[cfg(not(target_os = "linux"))]
-        match rustix::process::test_kill_process(raw_pid(pid)?) {
-            Ok(()) | Err(Errno::PERM) => Some(Self { pid, start_time: 0 }),
-            Err(_) => None,
-        }
-    }
-
-    /// This very process.
-    pub fn ours() -> Self {
-        let pid = process::id();
-        Self::now_at(pid).unwrap_or(Self { pid, start_time: 0 })
-    }
 }
 
 /// A process that we started and that was not reaped: while this value lives, its number is its
@@ -250,11 +219,6 @@ pub(super) fn replace_us(file: &Path, argv: &[OsString]) -> io::Error {
     Command::new(file).arg0(name).args(arguments).exec()
 }
 
-/// The number as the system calls want it: never one that means a group or everyone.
-pub(super) fn raw_pid(pid: u32) -> Option<Pid> {
-    Pid::from_raw(i32::try_from(pid).ok()?)
-}
-
 /// A descriptor that the next process inherits; no longer when this is dropped.
 ///
 /// std has no way to hand a descriptor on. This one works because nobody else starts a process
@@ -325,15 +289,5 @@ mod tests {
         }
         assert_eq!(classify(&Errno::TOOBIG.into()), SpawnFailure::Other);
         assert_eq!(classify(&io::Error::other("no errno")), SpawnFailure::Other);
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_process_is_known_by_its_start_time() {
-        let us = ProcessId::ours();
-        assert!(us.start_time > 0);
-        assert_eq!(ProcessId::now_at(us.pid), Some(us));
-        assert_eq!(ProcessId::now_at(0), None);
-        assert_eq!(ProcessId::now_at(u32::MAX), None);
     }
 }

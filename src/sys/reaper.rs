@@ -82,7 +82,7 @@ fn is_waitable(pid: u32) -> bool {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
 
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    super::process::raw_pid(pid)
+    super::process_id::raw_pid(pid)
         .is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_))))
 }
 

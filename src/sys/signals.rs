@@ -26,7 +26,7 @@ use signal_hook::{
 };
 use tokio::net::UnixStream;
 
-use super::process::ProcessId;
+use super::process_id::ProcessId;
 use crate::protocol::signal::Signal;
 
 /// Signals that the supervisor acts upon itself.

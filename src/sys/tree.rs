@@ -19,7 +19,7 @@ use std::{
     path::Path,
 };
 
-use super::{process::ProcessId, signals};
+use super::{process_id::ProcessId, signals};
 use crate::protocol::signal::Signal;
 
 #[cfg(target_os = "linux")]

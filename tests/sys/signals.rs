@@ -4,7 +4,7 @@ use lockkeeper::{
     protocol::{exit::ChildExit, signal::Signal},
     sys::{
         exit_watch::exit_watch,
-        process::ProcessId,
+        process_id::ProcessId,
         reaper,
         signals::{self, Received, Sender, Signals},
     },

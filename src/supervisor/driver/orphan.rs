@@ -9,7 +9,7 @@ use std::{collections::HashSet, ffi::OsStr, sync::Arc, time::Duration};
 
 use crate::{
     protocol::{env, signal::Signal},
-    sys::{clock, exit_watch, lock::ChildLock, process::ProcessId, signals, tree},
+    sys::{clock, exit_watch, lock::ChildLock, process_id::ProcessId, signals, tree},
 };
 
 /// After so long an orphan is looked at again that cannot be watched.

@@ -12,7 +12,9 @@
 
 mod client;
 mod lines;
+#[cfg(feature = "supervisor")]
 mod server;
 
 pub use client::{ConnectError, ControlClient, ReceiveError};
+#[cfg(feature = "supervisor")]
 pub use server::{ControlServer, Incoming, Peer, Reply};

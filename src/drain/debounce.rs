@@ -1,0 +1,1 @@
+//! Messages of one chat, collected until it is quiet.

@@ -1,0 +1,2 @@
+//! A handle.
+#![allow(clippy::disallowed_methods)]

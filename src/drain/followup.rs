@@ -1,0 +1,1 @@
+//! What arrived while a run of its session was active.

@@ -1,0 +1,1 @@
+//! Commands in order, so many at a time.

@@ -1,0 +1,20 @@
+//! Layer 1: everything that a gateway has accepted is finished, handed over or refused aloud.
+
+pub mod counts;
+pub mod debounce;
+pub mod driver;
+pub mod followup;
+pub mod gate;
+pub mod intake;
+pub mod label;
+pub mod lane;
+pub mod notices;
+pub mod outcome;
+pub mod plan;
+pub mod reply;
+pub mod report;
+pub mod run;
+mod sync;
+pub mod unfinished;
+pub mod wake;
+pub mod wheel;

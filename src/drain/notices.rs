@@ -1,0 +1,1 @@
+//! One refusal notice a chat.

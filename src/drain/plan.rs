@@ -1,0 +1,1 @@
+//! The phases of a drain under one deadline.

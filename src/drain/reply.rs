@@ -1,0 +1,1 @@
+//! Replies of a turn, in order.

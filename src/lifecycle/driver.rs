@@ -1,0 +1,2 @@
+//! Layer 4: the run loop with a runtime under it.
+#![allow(clippy::disallowed_methods)]
