@@ -261,7 +261,7 @@ fn leavings() -> impl Strategy<Value = Leaving> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn any_drain_ends_once_and_within_its_deadline_if_timeouts_are_served(
