@@ -4,6 +4,10 @@
 //! Layers, from the ground: protocol 0, machines 1, config 2, sys 3, drivers 4, cli and gateway 5,
 //! the crate's root 6, bins 7. Only code counts: comments, strings and `#[cfg(test)]` items are
 //! taken out first, so that a test may borrow from above.
+//!
+//! The `mod.rs` of a machine domain is its facade: it may give on, by `pub use driver::X`, what its
+//! own driver has. Such a name is of layer 4, though its path does not say so: below that layer
+//! nobody names `drain::Drain`, nor any other type or glob of a domain itself.
 
 #![allow(clippy::disallowed_methods)]
 
@@ -17,10 +21,12 @@ use proptest::prelude::*;
 #[path = "support/source.rs"]
 mod source;
 
-use source::Source;
+use source::{Reference, Source};
 
 /// Domains whose files, but for the driver, are pure machines that never import one another.
 const MACHINES: [&str; 4] = ["supervisor", "restart", "drain", "lifecycle"];
+/// Domains that must link without the parent, their drivers too.
+const CHILDS: [&str; 4] = ["drain", "restart", "lifecycle", "gateway"];
 /// Domains of layer 5, which do not know of each other either.
 const TOPS: [&str; 2] = ["cli", "gateway"];
 /// A crate and the one file that may name it, so that replacing it is a change to that file.
@@ -31,7 +37,9 @@ const MOST_LINES: usize = 600;
 
 #[test]
 fn no_arrow_points_up() {
-    assert_none(sources().iter().flat_map(upward_arrows));
+    let sources = sources();
+    let facades: Vec<_> = sources.iter().flat_map(facade).collect();
+    assert_none(sources.iter().flat_map(|source| upward_arrows(source, &facades)));
 }
 
 #[test]
@@ -58,8 +66,24 @@ fn a_planted_upward_arrow_is_found_in_every_spelling() {
         ("supervisor/machine.rs", "use super::driver::Driver;", 1),
         ("supervisor/machine.rs", "use super::{policy::Policy, driver};", 1),
         ("supervisor/machine/states.rs", "use super::super::super::sys::clock;", 1),
-        ("supervisor/mod.rs", "mod driver;\npub use driver::run;", 2),
-        ("supervisor/mod.rs", "pub use self::driver::run;", 1),
+        ("supervisor/mod.rs", "mod driver;\nuse driver::run;", 2),
+        ("supervisor/mod.rs", "pub(crate) use self::driver::run;", 1),
+        ("supervisor/mod.rs", "mod driver;\npub fn f() { driver::run() }", 2),
+        ("supervisor/mod.rs", "pub use self::driver;", 1),
+        ("supervisor/mod.rs", "pub use self::driver::*;", 1),
+        ("supervisor/mod.rs", "pub use crate::restart::driver::run;", 1),
+        ("supervisor/mod.rs", "pub use super::config::driver::run;", 1),
+        ("supervisor/machine.rs", "pub use super::driver::run;", 1),
+        ("supervisor/machine/mod.rs", "pub use super::driver::run;", 1),
+        ("config/mod.rs", "pub use self::driver::load;", 1),
+        ("drain/gate.rs", "use super::Drain;", 1),
+        ("drain/gate.rs", "use super::{label::Label, Drain};", 1),
+        ("drain/gate.rs", "use super::*;", 1),
+        ("drain/plan/event.rs", "fn f(_: &crate::drain::Drain) {}", 1),
+        ("drain/mod.rs", "fn f(_: &self::Drain) {}", 1),
+        ("lifecycle/respawn.rs", "fn f() { super::go() }", 1),
+        ("config/schema.rs", "use crate::lifecycle as l;\nfn f() { l::go() }", 2),
+        ("sys/lock.rs", "use crate::drain::Drain as D;", 1),
         ("sys/lock.rs", "use crate::supervisor as s;\nfn f() { s::driver::run() }", 2),
         ("sys/lock.rs", "use crate::config::{self, schema};\nfn f(_: config::driver::F) {}", 2),
         ("sys/lock.rs", "use crate::*;", 1),
@@ -70,7 +94,7 @@ fn a_planted_upward_arrow_is_found_in_every_spelling() {
         ("config/schema.rs", "type T = lockkeeper::sys::T;", 1),
         ("attic/mod.rs", "", 1),
     ] {
-        let found = upward_arrows(&Source::new(path, text));
+        let found = upward_arrows(&Source::new(path, text), &planted_facades());
         assert_eq!(found.len(), 1, "{path}: {text}\n{found:?}");
         assert_eq!(found[0].line, line, "{path}: {text}");
     }
@@ -84,8 +108,13 @@ fn a_planted_arrow_between_siblings_is_found() {
         ("gateway/server.rs", "use crate::supervisor::policy::Policy;"),
         ("gateway/server.rs", "use crate::cli;"),
         ("cli/run.rs", "use crate::gateway::server;"),
+        // The child's half must link without the parent.
+        ("drain/driver.rs", "use crate::supervisor::policy::Policy;"),
+        ("drain/driver/handle.rs", "use crate::supervisor::driver::run;"),
+        ("lifecycle/driver.rs", "fn f() { crate::supervisor::driver::run() }"),
+        ("restart/driver.rs", "use crate::{protocol::exit, supervisor::Supervisor};"),
     ] {
-        let found = upward_arrows(&Source::new(path, text)).len();
+        let found = upward_arrows(&Source::new(path, text), &planted_facades()).len();
         assert_eq!(found, 1, "{path}: {text}");
     }
 }
@@ -105,11 +134,39 @@ fn what_is_allowed_is_not_reported() {
         ("config/driver.rs", "use crate::sys::clock;"),
         ("cli/restart.rs", "use super::status; fn f() { restart::f() }"),
         ("lib.rs", "pub mod supervisor;\npub use supervisor::driver::run;"),
+        ("lib.rs", "pub use drain::Drain;"),
+        ("drain/mod.rs", "pub mod driver;\npub use driver::Drain;"),
+        ("drain/mod.rs", "pub use self::driver::{Drain, lane::Lanes as L};"),
+        ("lifecycle/mod.rs", "pub use self::driver::go;"),
+        ("drain/driver/handle.rs", "use super::super::Drain; use crate::drain::*;"),
+        ("lifecycle/driver.rs", "use crate::{drain::Drain, restart::driver::Restarts};"),
+        ("restart/driver.rs", "use crate::{drain::driver::x, lifecycle::go};"),
+        ("drain/driver.rs", "use crate::{restart::driver::x, lifecycle::driver::y};"),
+        ("supervisor/driver.rs", "use crate::drain::{Drain, gate::Gate};"),
+        ("drain/plan/event.rs", "use super::*; use super::Leaving;"),
+        ("restart/scheduler.rs", "use crate::protocol::*; use self::event::Action;"),
         ("main.rs", "use lockkeeper::{cli, sys::lock};"),
     ] {
-        let found = upward_arrows(&Source::new(path, text));
+        let found = upward_arrows(&Source::new(path, text), &planted_facades());
         assert!(found.is_empty(), "{path}: {text}\n{found:?}");
     }
+}
+
+/// `drain::Drain` and `lifecycle::go`.
+fn planted_facades() -> Vec<Vec<String>> {
+    let planted = [
+        ("drain/mod.rs", "mod driver;\npub use driver::handle::Handle as Drain;"),
+        ("lifecycle/mod.rs", "pub use self::driver::go;"),
+    ];
+    planted.into_iter().flat_map(|(path, text)| facade(&Source::new(path, text))).collect()
+}
+
+#[test]
+fn a_facade_tells_by_which_name_it_gives_its_driver_on() {
+    let told: Vec<_> = planted_facades().iter().map(|path| path.join("::")).collect();
+    assert_eq!(told, ["drain::Drain", "lifecycle::go"]);
+    let others = "pub use self::gate::Gate; pub use crate::restart::driver::x; use driver::y;";
+    assert!(facade(&Source::new("drain/mod.rs", others)).is_empty());
 }
 
 #[test]
@@ -139,7 +196,7 @@ proptest! {
     ) {
         let source = Source::new("protocol/exit.rs", &text);
         prop_assert_eq!(source.code.matches('\n').count(), text.matches('\n').count());
-        upward_arrows(&source);
+        upward_arrows(&source, &planted_facades());
     }
 }
 
@@ -168,14 +225,36 @@ fn assert_none(findings: impl Iterator<Item = Finding>) {
     assert!(told.is_empty(), "\n{}", told.join("\n"));
 }
 
-fn upward_arrows(source: &Source) -> Vec<Finding> {
+/// The names that a domain's `mod.rs` gives on of its own driver, as paths below `crate`.
+fn facade(source: &Source) -> Vec<Vec<String>> {
+    let given = source.references().into_iter().filter(|it| is_given_on(source, it));
+    given.map(|reference| vec![source.module[0].clone(), reference.given_on_as]).collect()
+}
+
+/// Whether a machine domain's `mod.rs` does no more than to give on what its own driver has.
+fn is_given_on(source: &Source, reference: &Reference) -> bool {
+    let is_own = match (&source.module[..], &reference.path[..]) {
+        ([own], [domain, driver, _, ..]) => own == domain && driver == "driver",
+        _ => false,
+    };
+    is_own && MACHINES.contains(&source.module[0].as_str()) && !reference.given_on_as.is_empty()
+}
+
+fn upward_arrows(source: &Source, facades: &[Vec<String>]) -> Vec<Finding> {
     let Some(own) = layer(&source.module) else {
         let what = "this folder has no layer: give it one in tests/layers.rs".to_owned();
         return vec![Finding::new(source, 1, what)];
     };
     let arrows = source.references().into_iter().filter_map(|reference| {
+        if is_given_on(source, &reference) {
+            return None;
+        }
         // A name that is no domain belongs to the root: one of its re-exports.
-        let target = layer(&reference.path).unwrap_or(ROOT);
+        let target = if names_facade(&reference.path, facades) {
+            4
+        } else {
+            layer(&reference.path).unwrap_or(ROOT)
+        };
         let name = format!("crate::{}", reference.path.join("::"));
         let what = if target > own {
             format!("layer {own} names `{name}` of layer {target}: arrows point down")
@@ -187,6 +266,15 @@ fn upward_arrows(source: &Source) -> Vec<Finding> {
         Some(Finding::new(source, reference.line, what))
     });
     arrows.collect()
+}
+
+/// Whether the path goes to something that a machine domain's facade gives on, or may give on.
+fn names_facade(path: &[String], facades: &[Vec<String>]) -> bool {
+    let [domain, name, ..] = path else { return false };
+    MACHINES.contains(&domain.as_str())
+        && (name == "*"
+            || name.starts_with(char::is_uppercase)
+            || facades.iter().any(|facade| facade[..] == path[..2]))
 }
 
 fn worldly_files_out_of_place(source: &Source) -> Vec<Finding> {
@@ -243,7 +331,7 @@ fn estranged(from: &[String], to: &[String]) -> bool {
         && ((both(&MACHINES) && layer(from) == Some(1))
             || both(&TOPS)
             // The child's half must link without the parent.
-            || (here == "gateway" && there == "supervisor"))
+            || (CHILDS.contains(&here.as_str()) && there == "supervisor"))
 }
 
 /// All of `src/` but the files of tests.

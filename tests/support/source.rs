@@ -15,10 +15,12 @@ pub(crate) struct Source {
     pub(crate) length: usize,
 }
 
-/// A path that begins at the crate's root.
+/// A path that begins at the crate's root; its last part is `*` where all below is meant.
 pub(crate) struct Reference {
     pub(crate) path: Vec<String>,
     pub(crate) line: usize,
+    /// The name under which a `pub use` of it gives it on; empty where it is none.
+    pub(crate) given_on_as: String,
 }
 
 impl Source {
@@ -79,11 +81,13 @@ impl Source {
                 let mut leaves = Vec::new();
                 read_tree(&tokens, next, root, &mut leaves);
                 let is_use = at > 0 && text(at - 1) == "use";
+                let is_given_on = is_use && at > 1 && text(at - 2) == "pub";
                 for leaf in leaves {
                     if is_use && pass == Pass::Rooted && !leaf.name.is_empty() {
                         bound.insert(leaf.name, leaf.path.clone());
                     }
-                    found.push(Reference { path: leaf.path, line: leaf.line });
+                    let given_on_as = if is_given_on { leaf.name.into() } else { String::new() };
+                    found.push(Reference { path: leaf.path, line: leaf.line, given_on_as });
                 }
             }
         }
@@ -130,7 +134,12 @@ fn read_tree<'a>(
                 }
                 return at + 1;
             }
-            "self" | "*" => at += 1,
+            "self" => at += 1,
+            "*" => {
+                path.push("*".into());
+                leaves.push(Leaf { path, name: "", line });
+                return at + 1;
+            }
             word if is_word(word) => {
                 path.push(word.into());
                 name = word;
