@@ -1,29 +1,45 @@
 //! "Something changed": wakes those who wait for a count to fall, and costs nothing while nobody
 //! does.
+//!
+//! A watcher announces itself, looks at its condition, and sleeps. One that changes the condition
+//! does so, looks for watchers, and wakes them. No wake-up is lost between the two:
+//!
+//! - *announced, then looked* against *changed, then looked*: both sides write and then read what
+//!   the other has written, and a sequentially consistent fence, or operation, stands between the
+//!   write and the read of each. So at least one of them sees the other: the watcher finds the
+//!   condition changed, or the beat finds the watcher.
+//! - *looked, then slept* against *counted the beat, then took the wakers*: both are done under
+//!   one lock. Either the waker is there when the beat takes all, or the beat is counted when the
+//!   watcher is about to leave its waker.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     future::poll_fn,
-    task::{Poll, Waker},
+    mem,
+    task::{Context, Poll, Waker},
 };
 
-use super::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, fence, lock};
+use super::sync::{Arc, AtomicUsize, Mutex, Ordering, fence, lock};
 
 /// A source of changes. One is shared by all systems of a drain; whoever waits looks at its own
 /// condition after each beat.
+///
+/// Beats are not queued: a watcher that looked away during three of them is woken once.
 #[derive(Debug, Default)]
 pub struct Pulse {
-    /// Number of beats while somebody watched.
-    beats: AtomicU64,
-    /// How many [`Watch`]es there are.
+    /// How many [`Watch`]es there are; so that a beat which nobody waits for takes no lock.
     watching: AtomicUsize,
-    wakers: Mutex<Wakers>,
+    sleepers: Mutex<Sleepers>,
 }
 
 #[derive(Debug, Default)]
-struct Wakers {
-    next: u64,
-    of: HashMap<u64, Waker>,
+struct Sleepers {
+    /// Number of beats while somebody watched.
+    beats: u64,
+    /// Number of watches that were ever made.
+    watches: u64,
+    /// Of the watches that sleep, by their number: the first to come is woken first.
+    wakers: BTreeMap<u64, Waker>,
 }
 
 impl Pulse {
@@ -32,27 +48,28 @@ impl Pulse {
         Self::default()
     }
 
-    /// Tells that something changed. To be called after the change was made.
+    /// Tells that something changed. To be called after the change was made, from any thread.
     pub fn beat(&self) {
-        // Pairs with the one in `watch`: either the watcher sees the change, or we see the watcher.
         fence(Ordering::SeqCst);
-        if self.watching.load(Ordering::SeqCst) == 0 {
-            return;
+        self.beat_after_seq_cst();
+    }
+
+    /// As [`Self::beat`], if what changed is an atomic, the change was a sequentially consistent
+    /// read-modify-write, and watchers look at it by a sequentially consistent load: these are the
+    /// fence.
+    pub(super) fn beat_after_seq_cst(&self) {
+        if self.watching.load(Ordering::SeqCst) != 0 {
+            self.wake();
         }
-        self.beats.fetch_add(1, Ordering::SeqCst);
-        let wakers: Vec<Waker> = lock(&self.wakers).of.drain().map(|(_, waker)| waker).collect();
-        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// From now on no change is missed. To be called before the condition is looked at.
     pub fn watch(self: &Arc<Self>) -> Watch {
         self.watching.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let mut wakers = lock(&self.wakers);
-        wakers.next += 1;
-        let id = wakers.next;
-        drop(wakers);
-        Watch { seen: self.beats.load(Ordering::SeqCst), id, pulse: Arc::clone(self) }
+        let mut sleepers = lock(&self.sleepers);
+        sleepers.watches += 1;
+        Watch { seen: sleepers.beats, number: sleepers.watches, pulse: Arc::clone(self) }
     }
 
     /// Resolves when `is_so` says true; it is asked at once and after each change. Cancel-safe.
@@ -62,39 +79,51 @@ impl Pulse {
             watch.changed().await;
         }
     }
+
+    #[cold]
+    fn wake(&self) {
+        let mut sleepers = lock(&self.sleepers);
+        sleepers.beats += 1;
+        let wakers = mem::take(&mut sleepers.wakers);
+        drop(sleepers);
+        // What is woken may run at once, and beat or watch.
+        wakers.into_values().for_each(Waker::wake);
+    }
 }
 
 /// Sees every change from its making on.
 #[derive(Debug)]
 pub struct Watch {
     pulse: Arc<Pulse>,
-    id: u64,
+    number: u64,
+    /// The last beat that was told.
     seen: u64,
 }
 
 impl Watch {
     /// Resolves if something changed since the last time, or since the watch was made. Cancel-safe.
     pub async fn changed(&mut self) {
-        poll_fn(|cx| {
-            if self.has_changed() {
-                return Poll::Ready(());
-            }
-            lock(&self.pulse.wakers).of.insert(self.id, cx.waker().clone());
-            // A beat between the first look and the insertion took no waker of ours.
-            if self.has_changed() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        poll_fn(|cx| self.poll_changed(cx)).await;
     }
 
-    fn has_changed(&mut self) -> bool {
-        let now = self.pulse.beats.load(Ordering::SeqCst);
-        std::mem::replace(&mut self.seen, now) != now
+    fn poll_changed(&mut self, cx: &Context<'_>) -> Poll<()> {
+        // Cloning and dropping a waker runs foreign code: not under the lock.
+        let waker = cx.waker().clone();
+        let mut sleepers = lock(&self.pulse.sleepers);
+        if mem::replace(&mut self.seen, sleepers.beats) != sleepers.beats {
+            return Poll::Ready(());
+        }
+        let former = sleepers.wakers.insert(self.number, waker);
+        drop(sleepers);
+        drop(former);
+        Poll::Pending
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        lock(&self.pulse.wakers).of.remove(&self.id);
+        let waker = lock(&self.pulse.sleepers).wakers.remove(&self.number);
         self.pulse.watching.fetch_sub(1, Ordering::SeqCst);
+        drop(waker);
     }
 }
