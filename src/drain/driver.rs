@@ -1,7 +1,413 @@
-//! Layer 4: the systems of a drain with a runtime under them.
+//! Layer 4: the drain with a runtime under it: one value that owns every system.
+//!
+//! ```text
+//!   gateway's code ──▶ gate, intake, debouncers, followups, lanes, runs, replies
+//!                            │ counts                     ▲ flush, drain, abort, hand back
+//!                            ▼                            │
+//!   begin, force,  ──▶ course: one task that carries a plan out ──▶ progress, report
+//!   call off
+//! ```
+//!
+//! Nothing is global: two drains in one process know nothing of each other.
 #![allow(clippy::disallowed_methods)]
+
+use std::{
+    borrow::Cow,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{oneshot, watch};
+
+use self::{
+    course::{Course, UnderWay},
+    debounce::DebouncerRegistry,
+    followup::FollowupRegistry,
+    hooks::{Hooks, Moment},
+    lane::CommandLanes,
+    reply::Replies,
+};
+use super::{
+    counts::{self, Count, Counts},
+    gate::Gate,
+    intake::Intake,
+    label::Blocker,
+    notices::Notices,
+    outcome::Outcome,
+    plan::{Budget, Denied, DrainPlan, Event, Joined, Leaving, Phase},
+    report::{DrainReport, End},
+    run::Runs,
+    sync::{Mutex, lock},
+};
+use crate::{protocol::env::RESTART_EXPECTED_DEFAULT_MS, sys::clock};
+
+pub use self::{hooks::Notice, progress::Progress};
 
 pub mod debounce;
 pub mod followup;
 pub mod lane;
 pub mod reply;
+
+mod course;
+mod hooks;
+mod progress;
+
+/// Owns the systems of a gateway and drains them in order. A clone is the same drain.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    inner: Arc<Inner>,
+}
+
+/// What a drain goes by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DrainOptions {
+    /// How long it may take, in all and by phase.
+    pub budget: Budget,
+    /// What clients are told of the time until a restarted gateway is back. 1.5 s; the run loop
+    /// takes the parent's `LOCKKEEPER_RESTART_EXPECTED_MS`.
+    pub restart_expected: Duration,
+}
+
+impl Default for DrainOptions {
+    fn default() -> Self {
+        let restart_expected = Duration::from_millis(RESTART_EXPECTED_DEFAULT_MS);
+        Self { budget: Budget::default(), restart_expected }
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: DrainOptions,
+    gate: Gate,
+    intake: Intake,
+    notices: Notices,
+    debouncers: DebouncerRegistry,
+    followups: FollowupRegistry,
+    lanes: CommandLanes,
+    runs: Runs,
+    replies: Replies,
+    hooks: Hooks,
+    listeners: Mutex<Listeners>,
+    /// The drain of this iteration, under way or over.
+    current: Mutex<Option<Arc<UnderWay>>>,
+    /// The phase of the drain under way.
+    phase: watch::Sender<Option<Phase>>,
+}
+
+type Listener = Arc<dyn Fn(&Progress) + Send + Sync>;
+
+#[derive(Default)]
+struct Listeners(Vec<Listener>);
+
+/// What [`Drain::begin`] gives.
+#[derive(Debug)]
+#[must_use = "whoever began a drain takes what it could not finish"]
+pub enum Begun {
+    /// It began; this resolves when it is done.
+    Draining(Draining),
+    /// One was under way already, and whoever began that has its end.
+    Joined(Joined),
+}
+
+/// A drain under way: resolves when all is finished or cut, just before the gateway is to close.
+/// Dropped, the drain goes on. Cancel-safe.
+#[derive(Debug)]
+pub struct Draining {
+    done: oneshot::Receiver<Drained>,
+}
+
+/// The drain was called off: all is as before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the drain was called off")]
+pub struct CalledOff;
+
+/// All is finished, cut or handed back; the gate is closed. What remains is to close the server.
+#[derive(Debug)]
+pub struct Drained {
+    /// What was done and what was not. [`DrainReport::take`] gives back what was not finished.
+    pub report: DrainReport,
+    under_way: Arc<UnderWay>,
+}
+
+impl Drain {
+    /// Open, with its first iteration. To be called inside a tokio runtime.
+    pub fn new(options: DrainOptions) -> Self {
+        let gate = Gate::new();
+        let inner = Inner {
+            options,
+            intake: Intake::new(&gate),
+            notices: Notices::new(&gate),
+            debouncers: DebouncerRegistry::new(&gate),
+            followups: FollowupRegistry::new(&gate),
+            lanes: CommandLanes::new(&gate),
+            runs: Runs::new(&gate),
+            replies: Replies::new(&gate),
+            gate,
+            hooks: Hooks::default(),
+            listeners: Mutex::default(),
+            current: Mutex::default(),
+            phase: watch::Sender::new(None),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Whether new work may begin.
+    pub fn gate(&self) -> &Gate {
+        &self.inner.gate
+    }
+
+    /// Messages being received, by channel.
+    pub fn intake(&self) -> &Intake {
+        &self.inner.intake
+    }
+
+    /// Which chats were told already that nothing new is taken.
+    pub fn notices(&self) -> &Notices {
+        &self.inner.notices
+    }
+
+    /// Every debouncer made with it is flushed by the drain.
+    pub fn debouncers(&self) -> &DebouncerRegistry {
+        &self.inner.debouncers
+    }
+
+    /// Every followup queue made with it is drained.
+    pub fn followup_queues(&self) -> &FollowupRegistry {
+        &self.inner.followups
+    }
+
+    /// Commands, in order by lane.
+    pub fn lanes(&self) -> &CommandLanes {
+        &self.inner.lanes
+    }
+
+    /// Agent turns by session.
+    pub fn runs(&self) -> &Runs {
+        &self.inner.runs
+    }
+
+    /// Dispatchers of replies.
+    pub fn replies(&self) -> &Replies {
+        &self.inner.replies
+    }
+
+    /// What is called with each step of a drain. Kept over iterations. Not to block.
+    pub fn on_progress(&self, listener: impl Fn(&Progress) + Send + Sync + 'static) {
+        lock(&self.inner.listeners).0.push(Arc::new(listener));
+    }
+
+    /// What tells clients that the gateway leaves, before anything is torn down. As the other
+    /// hooks, it is called in each drain until the next iteration, has the time of its phase, and
+    /// is named in the report if it does not end in it.
+    pub fn on_announce<F, Fut>(&self, name: impl Into<Cow<'static, str>>, hook: F)
+    where
+        F: Fn(Notice) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: Outcome> + Send + 'static,
+    {
+        self.inner.hooks.add(Moment::Announce, name, hook);
+    }
+
+    /// What makes a channel stop fetching.
+    pub fn on_quiet<F, Fut>(&self, name: impl Into<Cow<'static, str>>, hook: F)
+    where
+        F: Fn(Notice) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: Outcome> + Send + 'static,
+    {
+        self.inner.hooks.add(Moment::Quiet, name, hook);
+    }
+
+    /// What makes a channel fetch again, if the drain is called off.
+    pub fn on_resume<F, Fut>(&self, name: impl Into<Cow<'static, str>>, hook: F)
+    where
+        F: Fn(Notice) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: Outcome> + Send + 'static,
+    {
+        self.inner.hooks.add(Moment::Resume, name, hook);
+    }
+
+    /// A count of the gateway's own that the drain waits for; `None` from it means unknown, which
+    /// is never idle. Beat `gate().pulse()` when it changes. Until the next iteration.
+    pub fn count<F>(&self, kind: impl Into<Cow<'static, str>>, source: F)
+    where
+        F: Fn() -> Option<u64> + Send + Sync + 'static,
+    {
+        self.inner.hooks.count(kind, source);
+    }
+
+    /// All counts now.
+    pub fn counts(&self) -> Counts {
+        self.inner.counts()
+    }
+
+    /// What is waited for, oldest first, at most so many.
+    pub fn blockers(&self, most: usize) -> Vec<Blocker> {
+        self.inner.blockers(most)
+    }
+
+    /// The phase of the drain under way; none: there is none. Health checks say "draining" by
+    /// this; the gate closes later.
+    pub fn phase(&self) -> Option<Phase> {
+        *self.inner.phase.borrow()
+    }
+
+    /// Resolves as soon as a drain is under way. Cancel-safe.
+    pub async fn leaving(&self) {
+        let mut phase = self.inner.phase.subscribe();
+        // The sender lives in `self`.
+        let _ = phase.wait_for(Option::is_some).await;
+    }
+
+    /// Begins to drain, or joins the drain under way. It goes on by itself, also if what this gives
+    /// is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied::Stopping`] for a restart in the midst of a stop; [`Denied::Over`] after the end,
+    /// until the next iteration.
+    pub fn begin(&self, leaving: Leaving, reason: impl Into<String>) -> Result<Begun, Denied> {
+        let now = clock::now();
+        let mut current = lock(&self.inner.current);
+        if let Some(under_way) = current.as_ref().filter(|under_way| !under_way.was_called_off()) {
+            return under_way.join(now, leaving).map(Begun::Joined);
+        }
+        let plan = DrainPlan::new(now, leaving, self.inner.options.budget);
+        let under_way = Arc::new(UnderWay::new(plan));
+        *current = Some(Arc::clone(&under_way));
+        drop(current);
+        self.inner.phase.send_replace(Some(Phase::Announce));
+        let (tell, done) = oneshot::channel();
+        let course = Course::new(Arc::clone(&self.inner), under_way, reason.into(), now);
+        tokio::spawn(async move {
+            if let Some(drained) = course.run().await {
+                // Who began it does not want to know.
+                let _ = tell.send(drained);
+            }
+        });
+        Ok(Begun::Draining(Draining { done }))
+    }
+
+    /// Shortens the drain under way, but not what replies get. Nothing happens without one.
+    pub fn force(&self) {
+        self.tell(Event::Forced);
+    }
+
+    /// A stop signal came: a restart becomes a stop, a stop hurries.
+    pub fn stop_signalled(&self) {
+        self.tell(Event::StopSignalled);
+    }
+
+    /// Calls the drain under way off: the gate opens, channels fetch again, nothing was lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied::Closing`] when it is too late; [`Denied::CalledOff`] where none is under way.
+    pub fn call_off(&self) -> Result<(), Denied> {
+        let current = lock(&self.inner.current).clone();
+        current.ok_or(Denied::CalledOff)?.call_off(clock::now())
+    }
+
+    /// After the end of a drain, in the same process: nothing of the old life counts, the gate is
+    /// open. Hooks and counts are to be set up anew; commands that were queued are kept and run.
+    pub fn next_iteration(&self) {
+        let inner = &self.inner;
+        lock(&inner.current).take();
+        inner.hooks.clear();
+        inner.runs.reset();
+        inner.followups.set_draining(false);
+        inner.replies.set_deadline(None);
+        inner.gate.next_iteration();
+        inner.lanes.reset_all();
+        inner.phase.send_replace(None);
+    }
+
+    fn tell(&self, event: Event) {
+        if let Some(under_way) = lock(&self.inner.current).clone() {
+            under_way.tell(clock::now(), event);
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self::new(DrainOptions::default())
+    }
+}
+
+impl Inner {
+    fn counts(&self) -> Counts {
+        let mut all = Counts::default();
+        let known = |count: usize| Count::Known(u64::try_from(count).unwrap_or(u64::MAX));
+        all.add(counts::GUARDS, Count::Known(self.gate.active()));
+        all.add(counts::INTAKE, Count::Known(self.intake.active()));
+        all.add(counts::DEBOUNCED, Count::Known(self.debouncers.count()));
+        all.add(counts::FOLLOWUPS, Count::Known(self.followups.count()));
+        all.add(counts::LANES, known(self.lanes.active() + self.lanes.queued()));
+        all.add(counts::RUNS, known(self.runs.active_for_drain()));
+        all.add(counts::REPLIES, Count::Known(self.replies.pending()));
+        self.hooks.add_counts(&mut all);
+        all
+    }
+
+    fn blockers(&self, most: usize) -> Vec<Blocker> {
+        let mut all = self.gate.blockers(most);
+        all.extend(self.debouncers.blockers(most));
+        all.extend(self.followups.blockers(most));
+        all.extend(self.lanes.blockers(most));
+        all.extend(self.runs.blockers(most));
+        all.extend(self.replies.blockers(most));
+        all.sort_by_key(|blocker| blocker.since);
+        all.truncate(most);
+        all
+    }
+}
+
+impl Gate {
+    /// Open, with the runtime's clock.
+    pub fn new() -> Self {
+        Self::with_clock(clock::now)
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Future for Draining {
+    type Output = Result<Drained, CalledOff>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.done).poll(cx).map(|done| done.map_err(|_| CalledOff))
+    }
+}
+
+impl Drained {
+    /// What follows: a drain for a restart may have become a stop.
+    pub fn leaving(&self) -> Leaving {
+        self.under_way.leaving()
+    }
+
+    /// When the server is to have closed.
+    pub fn until(&self) -> Instant {
+        self.under_way.end()
+    }
+
+    /// The server has closed, or its time was over. Gives the whole report, with its exit code.
+    pub fn closed(mut self) -> DrainReport {
+        let now = clock::now();
+        let (leaving, code) = self.under_way.close(now);
+        self.report.end(now, leaving, End::Exit(code), &Counts::default());
+        self.report
+    }
+}
+
+impl fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Listeners").field(&self.0.len()).finish()
+    }
+}
