@@ -214,7 +214,8 @@ impl Wheel {
                 let level = &mut self.levels[level];
                 level.heads[slot] = id;
                 let bit = 1 << slot;
-                level.occupied = if id == NIL { level.occupied & !bit } else { level.occupied | bit };
+                level.occupied =
+                    if id == NIL { level.occupied & !bit } else { level.occupied | bit };
             }
         }
     }
