@@ -27,5 +27,6 @@ pub mod socket_path;
 pub mod stage;
 #[cfg(feature = "supervisor")]
 pub mod state_dir;
+pub mod successor;
 pub mod tree;
 pub mod upstream;
