@@ -355,3 +355,25 @@ fn a_timer_of_an_earlier_cycle_does_nothing_to_the_next() {
     m.handle_timeout(stale);
     assert_eq!((m.poll_action(), m.state()), (None, Some(State::Scheduled)));
 }
+
+#[test]
+fn a_restart_that_is_hastened_waits_for_nothing() {
+    let (mut m, now) = scheduler();
+    m.handle_event(now, Event::Hastened);
+    assert_eq!((m.poll_action(), m.state()), (None, None));
+
+    m.request(now, Request { delay: s(10), ..request(1) });
+    m.handle_event(now, Event::Hastened);
+    let Emission { token, .. } = emission(&mut m);
+    m.handle_event(now, Event::Hastened);
+    assert_eq!((m.poll_action(), m.state()), (None, Some(State::Fenced)));
+    m.handle_event(now, Event::EmissionFailed { token });
+    m.handle_event(now, Event::Hastened);
+    carry_out(&mut m, now);
+
+    m.handle_event(now, Event::WorkChanged(Work::Busy(1)));
+    m.request(now, Request { skip_cooldown: true, ..request(2) });
+    assert_eq!(m.poll_action(), None);
+    m.handle_event(now, Event::Hastened);
+    assert_eq!(emission(&mut m).id, RestartId(2));
+}
