@@ -22,7 +22,9 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::{
-    env, fmt,
+    env,
+    ffi::OsString,
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -102,7 +104,11 @@ impl RestartOptions {
     /// The defaults, under our parent if the environment tells of one (`LOCKKEEPER_CONTROL`). To be
     /// called early: a process whose parent has died has another one.
     pub fn from_env() -> Self {
-        let control = env::var_os(CONTROL).filter(|path| !path.is_empty());
+        Self::under(env::var_os(CONTROL))
+    }
+
+    fn under(control: Option<OsString>) -> Self {
+        let control = control.filter(|path| !path.is_empty());
         let parent = control.map(|path| Parent { control: path.into(), pid: signals::parent() });
         Self { parent, ..Self::default() }
     }

@@ -80,7 +80,7 @@ impl Ask {
         let word = select! {
             biased;
             word = &mut leave => word,
-            last = talk.to_the_end(verb, |heard| tell(token, heard)) => return tell(token, last),
+            last = talk.converse(verb, |heard| tell(token, heard)) => return tell(token, last),
         };
         if let Ok(CallOff) = word {
             talk.call_off().await;
@@ -99,7 +99,7 @@ struct Talk {
 }
 
 impl Talk {
-    async fn to_the_end(&mut self, verb: Verb, tell: impl Fn(Heard)) -> Heard {
+    async fn converse(&mut self, verb: Verb, tell: impl Fn(Heard)) -> Heard {
         let patience = self.patience;
         let asked = async {
             self.client = Some(ask(&self.control, verb).await?);

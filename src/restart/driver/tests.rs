@@ -180,6 +180,40 @@ async fn a_config_change_during_a_reply_waits_until_the_reply_is_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_queued_a_reply_an_intake_handler_or_a_run_each_hold_a_restart_up() {
+    let gate = gate();
+    let counts: Arc<[AtomicU64; 4]> = Arc::default();
+    let work = {
+        let counts = Arc::clone(&counts);
+        move || Work::Busy(counts.iter().map(|count| count.load(Ordering::SeqCst)).sum())
+    };
+    let (restarts, mut emissions) = Restarts::new(&gate, work, RestartOptions::default());
+    counts.iter().for_each(|count| count.store(1, Ordering::SeqCst));
+    let begun = clock::now();
+    restarts.request(wish("config"));
+    for count in counts.iter() {
+        assert!(is_quiet(&mut emissions).await);
+        count.store(0, Ordering::SeqCst);
+        gate.pulse().beat();
+    }
+    assert!(!emissions.next().await.emission.forced);
+    assert_eq!(clock::now(), begun);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_request_gets_an_answer() {
+    let gate = gate();
+    let (restarts, _emissions) = alone(&gate);
+    let due = clock::now() + s(2);
+    let id = RestartId(1);
+    assert_eq!(restarts.request(wish("a").after(s(2))), Answer::Scheduled { id, due });
+    assert_eq!(restarts.request(wish("b").after(s(3))), Answer::Coalesced { id, due });
+    restarts.stopping();
+    let reason = Refusal::Stopping;
+    assert_eq!(restarts.request(wish("c")), Answer::Refused { reason });
+}
+
+#[tokio::test(start_paused = true)]
 async fn work_that_never_ends_defers_for_thirty_seconds_and_is_told_as_forced() {
     let gate = gate();
     let (restarts, mut emissions) = alone(&gate);
@@ -417,6 +451,29 @@ async fn a_grant_allows_one_signal_within_five_seconds() {
     let taken = emissions.next().await;
     assert_eq!(taken.emission.requester.pid, Some(STRANGER));
     assert_eq!((taken.emission.reason.as_str(), taken.emission.joined), ("SIGUSR1", 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_is_given_by_any_part_of_the_gateway_and_counted() {
+    let gate = gate();
+    let (restarts, _emissions) = closed(&gate);
+    // The config path, the control socket, the gateway's own tool.
+    let parts = [restarts.clone(), restarts.clone(), restarts.clone()];
+    parts.iter().for_each(Restarts::allow_signal);
+    for _ in &parts {
+        assert_eq!(restarts.signal_seen(&usr1(STRANGER)), Ok(()));
+    }
+    assert_eq!(restarts.signal_seen(&usr1(STRANGER)), Err(Refusal::NotAuthorised));
+}
+
+#[test]
+fn the_parents_process_is_known_where_the_environment_tells_of_a_parent() {
+    let options = RestartOptions::under(Some("/run/gw/control".into()));
+    let parent = Parent { control: "/run/gw/control".into(), pid: signals::parent() };
+    assert!(parent.pid.is_some());
+    assert_eq!(options.parent, Some(parent));
+    assert_eq!(RestartOptions::under(Some("".into())), RestartOptions::default());
+    assert_eq!(RestartOptions::under(None), RestartOptions::default());
 }
 
 #[tokio::test(start_paused = true)]
