@@ -23,6 +23,8 @@
 //! - *emitted*: a handler has taken it up; only [`Event::Handled`] ends this, and it cannot be
 //!   called off here any more.
 //!
+//! [`Event::Hastened`] leads from scheduled, deferring and retrying to fenced at once.
+//!
 //! Three counters name emissions. `cycle` numbers every one that was ever handed out, `emitted` is
 //! the last that counts, `consumed` the last that is over; one is in flight while `emitted` is
 //! greater. A [`Token`] is a cycle, never used twice, so that a late word about an earlier emission
@@ -207,6 +209,7 @@ impl Scheduler {
             Event::EditReverted { change } => self.obviated(change, Cancellation::EditReverted),
             // The change is not in force: the restart is needed as before.
             Event::ReloadFailed { change: _ } => {}
+            Event::Hastened => self.hasten(),
             Event::Stopping => {
                 self.is_stopping = true;
                 // A handler that is at work goes on: its caller knows of the stop, too.
@@ -278,6 +281,16 @@ impl Scheduler {
             }
             State::Retrying { at } if now >= at => self.emit(),
             State::Scheduled | State::Retrying { .. } | State::Fenced | State::Emitted => {}
+        }
+    }
+
+    fn hasten(&mut self) {
+        match self.state() {
+            Some(State::Scheduled | State::Deferring { .. } | State::Retrying { .. }) => {
+                self.emit();
+            }
+            // Handed out already, or nothing to hand out.
+            Some(State::Fenced | State::Emitted) | None => {}
         }
     }
 

@@ -14,6 +14,9 @@ pub mod ledger_file;
 pub mod lock;
 #[cfg(feature = "supervisor")]
 pub mod notify;
+#[cfg(feature = "drain")]
+pub mod notify_parent;
+mod notify_sender;
 #[cfg(feature = "supervisor")]
 pub mod probe;
 #[cfg(feature = "supervisor")]

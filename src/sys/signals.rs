@@ -70,7 +70,7 @@ pub struct Sender {
     pub uid: u32,
 }
 
-/// All signals that reach this process, one after the other.
+/// The signals that reach this process and are caught, one after the other.
 ///
 /// Of a burst of one signal only the first five are kept, and SIGCHLD counts once; those of
 /// different kinds that arrive at the same time come ordered by number. Dropped, it leaves the
@@ -91,12 +91,33 @@ impl Signals {
     ///
     /// The system has no descriptors left.
     pub fn install() -> io::Result<Self> {
+        let signals = Self::of(HANDLED.iter().chain(FORWARDED).copied())?;
+        // Caught and forgotten: a write beyond the limit of file size is to fail, as one to a full
+        // disk does, and not to end us.
+        signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+        Ok(signals)
+    }
+
+    /// Catches these, except those of a terminal that were ignored when we started: for a child,
+    /// which leaves the others as they are. To be called inside a runtime and early: until then
+    /// each of them ends us. A parent that holds back its restart signal until there is a handler
+    /// sends it from here on.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a signal that cannot be caught; nothing is caught then. The system has no
+    /// descriptors left.
+    pub fn catching(signals: &[Signal]) -> io::Result<Self> {
+        signals.iter().try_for_each(|signal| catchable(*signal))?;
+        Self::of(signals.iter().copied())
+    }
+
+    fn of(signals: impl Iterator<Item = Signal>) -> io::Result<Self> {
         let (read, write) = StdUnixStream::pair()?;
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
         let ignored = status_set("self", "SigIgn:").unwrap_or_default();
-        let caught = HANDLED.iter().chain(FORWARDED).copied();
-        let caught = caught.filter(|s| !(OF_TERMINAL.contains(s) && ignored.contains(*s)));
+        let caught = signals.filter(|s| !(OF_TERMINAL.contains(s) && ignored.contains(*s)));
         let held_back = HeldBack::new()?;
         let delivery = SignalDelivery::with_pipe(
             UnixStream::from_std(read)?,
@@ -105,9 +126,6 @@ impl Signals {
             caught.map(Signal::number),
         )?;
         drop(held_back);
-        // Caught and forgotten: a write beyond the limit of file size is to fail, as one to a full
-        // disk does, and not to end us.
-        signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
         Ok(Self { delivery, batch: VecDeque::new(), more: false })
     }
 
@@ -117,10 +135,7 @@ impl Signals {
     ///
     /// `InvalidInput` for a signal that cannot be caught.
     pub fn catch(&self, signal: Signal) -> io::Result<()> {
-        if FORBIDDEN.contains(&signal.number()) {
-            let message = format!("{signal} cannot be caught");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
+        catchable(signal)?;
         let _held_back = HeldBack::new()?;
         self.delivery.handle().add_signal(signal.number())
     }
@@ -161,6 +176,14 @@ impl Signals {
     }
 }
 
+fn catchable(signal: Signal) -> io::Result<()> {
+    if FORBIDDEN.contains(&signal.number()) {
+        let message = format!("{signal} cannot be caught");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    Ok(())
+}
+
 /// As long as this lives, signals wait.
 ///
 /// signal-hook asks the system for its handler first and notes what to do in it afterwards: one
@@ -191,6 +214,12 @@ fn received(origin: &Origin) -> Option<Received> {
         }),
         from_kernel: origin.cause == Cause::Kernel,
     })
+}
+
+/// The process that started us, or has taken us over from it. `None`: it is not visible from here
+/// (outside our container).
+pub fn parent() -> Option<u32> {
+    rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
 }
 
 /// Sends to a process. Only for our own children that were not reaped; for any other there is

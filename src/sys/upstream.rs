@@ -5,17 +5,11 @@
 //! the parent, and does not know `@` addresses; of that crate only the format is used.)
 #![allow(clippy::disallowed_methods)]
 
-use std::{
-    ffi::OsString,
-    io,
-    os::unix::{
-        ffi::OsStrExt,
-        net::{SocketAddr, UnixDatagram},
-    },
-    time::Duration,
-};
+use std::{ffi::OsString, time::Duration};
 
 use sd_notify::NotifyState;
+
+use super::notify_sender::NotifySender;
 
 /// Longer statuses are cut; a manager drops datagrams of more than 4,096 bytes.
 const MAX_STATUS: usize = 512;
@@ -23,30 +17,24 @@ const MAX_STATUS: usize = 512;
 /// The way up to the service manager, if there is one.
 #[derive(Debug)]
 pub struct Upstream {
-    manager: Option<(UnixDatagram, SocketAddr)>,
-    dropped: u64,
+    manager: NotifySender,
 }
 
 impl Upstream {
     /// `value` is our own `NOTIFY_SOCKET`: a path, or `@` and an abstract name. Without it, or with
     /// one that cannot be used (which is logged), everything that is said goes nowhere.
     pub fn from_env(value: Option<OsString>) -> Self {
-        let manager = value.filter(|v| !v.is_empty()).and_then(|value| {
-            connectable(&value)
-                .inspect_err(|error| tracing::warn!(?value, %error, "NOTIFY_SOCKET is of no use"))
-                .ok()
-        });
-        Self { manager, dropped: 0 }
+        Self { manager: NotifySender::to(value) }
     }
 
     /// Whether a service manager listens.
     pub fn is_connected(&self) -> bool {
-        self.manager.is_some()
+        self.manager.is_connected()
     }
 
     /// How many datagrams the manager did not take.
     pub fn dropped(&self) -> u64 {
-        self.dropped
+        self.manager.dropped()
     }
 
     /// `READY=1` and `STATUS=`: the first generation is ready. False if it was dropped, and must be
@@ -80,41 +68,10 @@ impl Upstream {
     }
 
     /// True if the manager has it, or there is no manager.
-    fn send(&mut self, states: &[NotifyState<'_>]) -> bool {
-        let Some((socket, address)) = &self.manager else {
-            return true;
-        };
+    fn send(&self, states: &[NotifyState<'_>]) -> bool {
         let text: String = states.iter().map(|state| format!("{state}\n")).collect();
-        let sent = socket.send_to_addr(text.as_bytes(), address);
-        if let Err(error) = &sent {
-            self.dropped += 1;
-            tracing::debug!(%error, dropped = self.dropped, "the service manager took no datagram");
-        }
-        sent.is_ok()
+        self.manager.send(&text)
     }
-}
-
-fn connectable(value: &OsString) -> io::Result<(UnixDatagram, SocketAddr)> {
-    let address = match value.as_bytes() {
-        [b'/', ..] => SocketAddr::from_pathname(value)?,
-        [b'@', name @ ..] => abstract_address(name)?,
-        _ => return Err(io::Error::other("neither an absolute path nor @ and a name")),
-    };
-    // Made now and kept: later there may be no descriptor left, and the heartbeat must go on.
-    let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
-    Ok((socket, address))
-}
-
-#[cfg(target_os = "linux")]
-fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
-    use std::os::linux::net::SocketAddrExt;
-    SocketAddr::from_abstract_name(name)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn abstract_address(_name: &[u8]) -> io::Result<SocketAddr> {
-    Err(io::Error::other("this system has no abstract sockets"))
 }
 
 /// A status on one line: a newline in it would open a field of its own.
@@ -134,6 +91,8 @@ pub fn watchdog_period(usec: Option<&str>, pid: Option<&str>, own_pid: u32) -> O
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
     use super::*;
 
     fn listening() -> (tempfile::TempDir, UnixDatagram, Upstream) {

@@ -98,6 +98,38 @@ async fn one_more_signal_can_be_caught() {
 }
 
 #[tokio::test]
+async fn a_child_catches_only_what_it_asks_for_and_knows_its_parent() {
+    const INSIDE: &str = "INSIDE_CATCHING";
+    if env::var_os(INSIDE).is_none() {
+        let _alone = alone();
+        let us = std::process::id().to_string();
+        let status = Command::new(env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "signals::a_child_catches_only_what_it_asks_for_and_knows_its_parent",
+            ])
+            .env(INSIDE, us)
+            .status();
+        assert!(status.unwrap().success());
+        return;
+    }
+    let us = std::process::id();
+    assert_eq!(signals::parent().map(|pid| pid.to_string()), env::var(INSIDE).ok());
+
+    Signals::catching(&[Signal::Alrm, Signal::Kill]).unwrap_err();
+    assert!(!signals::handlers(us).unwrap().contains(Signal::Alrm));
+
+    let mut caught = Signals::catching(&[Signal::Term, Signal::Usr1]).unwrap();
+    let handlers = signals::handlers(us).unwrap();
+    assert!(handlers.contains(Signal::Term) && handlers.contains(Signal::Usr1));
+    for signal in [Signal::Chld, Signal::Hup, Signal::Int, Signal::Usr2, Signal::Quit] {
+        assert!(!handlers.contains(signal), "{signal}");
+    }
+    signals::send(us, Signal::Usr1).unwrap();
+    assert_eq!(caught.next().await.signal, Signal::Usr1);
+}
+
+#[tokio::test]
 async fn a_child_knows_nothing_of_our_handlers() {
     let _alone = alone();
     let signals = Signals::install().unwrap();

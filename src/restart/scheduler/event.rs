@@ -124,6 +124,8 @@ pub enum Event {
         /// The hash of the change.
         change: u64,
     },
+    /// Whoever decides over the restart wants it now: nothing is waited for, not even a retry.
+    Hastened,
     /// Everything goes down, for good.
     Stopping,
 }

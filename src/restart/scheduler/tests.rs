@@ -355,3 +355,71 @@ fn a_timer_of_an_earlier_cycle_does_nothing_to_the_next() {
     m.handle_timeout(stale);
     assert_eq!((m.poll_action(), m.state()), (None, Some(State::Scheduled)));
 }
+
+#[test]
+fn a_restart_that_is_hastened_waits_for_nothing() {
+    let (mut m, now) = scheduler();
+    m.handle_event(now, Event::Hastened);
+    assert_eq!((m.poll_action(), m.state()), (None, None));
+
+    m.request(now, Request { delay: s(10), ..request(1) });
+    m.handle_event(now, Event::Hastened);
+    let Emission { token, .. } = emission(&mut m);
+    m.handle_event(now, Event::Hastened);
+    assert_eq!((m.poll_action(), m.state()), (None, Some(State::Fenced)));
+    m.handle_event(now, Event::EmissionFailed { token });
+    m.handle_event(now, Event::Hastened);
+    carry_out(&mut m, now);
+
+    m.handle_event(now, Event::WorkChanged(Work::Busy(1)));
+    m.request(now, Request { skip_cooldown: true, ..request(2) });
+    assert_eq!(m.poll_action(), None);
+    m.handle_event(now, Event::Hastened);
+    assert_eq!(emission(&mut m).id, RestartId(2));
+}
+
+#[test]
+fn in_flight_means_emitted_beyond_what_is_consumed() {
+    let (mut m, now) = scheduler();
+    let is_in_flight = |m: &Scheduler| {
+        assert_eq!(m.in_flight().is_some(), m.emitted > m.consumed);
+        m.in_flight().is_some()
+    };
+    assert!(!is_in_flight(&m));
+    m.request(now, Request { delay: s(1), ..request(1) });
+    assert!(!is_in_flight(&m));
+    m.handle_timeout(now + s(1));
+    assert!(is_in_flight(&m));
+    let Emission { token, .. } = emission(&mut m);
+    m.handle_event(now + s(1), Event::EmissionFailed { token });
+    assert!(!is_in_flight(&m));
+    m.handle_timeout(now + s(2));
+    let Emission { token, .. } = emission(&mut m);
+    m.handle_event(now + s(2), Event::Emitted { token });
+    assert!(is_in_flight(&m));
+    m.handle_event(now + s(2), Event::Handled { token });
+    assert!(!is_in_flight(&m));
+    assert_eq!((m.cycle, m.emitted, m.consumed), (2, 2, 2));
+}
+
+#[test]
+fn every_way_out_of_a_handler_advances_the_token() {
+    let (mut m, now) = scheduler();
+    let mut seen = Vec::new();
+    for way_out in 0..4 {
+        m.request(now, Request { skip_cooldown: true, ..request(way_out) });
+        let Emission { token, .. } = emission(&mut m);
+        assert!(!seen.contains(&token));
+        seen.push(token);
+        match way_out {
+            0 => m.handle_event(now, Event::Handled { token }),
+            1 => m.handle_event(now, Event::EmissionRefused { token }),
+            2 => drop(m.cancel()),
+            _ => m.handle_event(now, Event::Stopping),
+        }
+        actions(&mut m);
+        assert_eq!(m.in_flight(), None);
+        m.handle_event(now, Event::Emitted { token });
+        assert_eq!((m.state(), m.poll_action()), (None, None), "the old token is over");
+    }
+}
