@@ -47,7 +47,7 @@ fn answers_before_it_is_restarted(program: [&str; 2]) {
     is_waiting_for_the_request(&draining);
     assert_eq!((draining.generation, draining.pid), (1, first.pid));
 
-    assert_eq!(request.finish(), format!("{}: hello", first.pid.unwrap()));
+    assert_eq!(request.finish(), hello_from(&first));
     let restart = restart.finish();
     assert_eq!(restart.code, 0, "{restart:?}");
     for word in ["1 left  POST /ada", "0 left", "code 75", "nothing cut"] {
@@ -57,7 +57,7 @@ fn answers_before_it_is_restarted(program: [&str; 2]) {
     let second = serving(&gateway, 2);
     assert_ne!(second.pid, first.pid);
     let answer = Request::begin(&gateway, &second).finish();
-    assert_eq!(answer, format!("{}: hello", second.pid.unwrap()));
+    assert_eq!(answer, hello_from(&second));
     assert_eq!(gateway.stop(), 0);
     let incidents = gateway.why();
     assert_eq!(incidents[0]["ends"][0]["exit"]["code"], 75, "{incidents:#?}");
@@ -70,7 +70,7 @@ fn answers_before_it_is_stopped(program: [&str; 2]) {
     let request = Request::begin(&gateway, &only);
     gateway.signal(Signal::Term);
     is_waiting_for_the_request(&gateway.until(|status| status.drain.is_some()));
-    assert_eq!(request.finish(), format!("{}: hello", only.pid.unwrap()));
+    assert_eq!(request.finish(), hello_from(&only));
     assert_eq!(gateway.wait(), 0);
 }
 
@@ -97,9 +97,14 @@ fn says(status: &Status, what: &str) -> bool {
     status.says.as_ref().is_some_and(|says| says.ends_with(what))
 }
 
+/// The answer to [`Request::finish`].
+fn hello_from(gateway: &Status) -> String {
+    format!("{}: hello", gateway.pid.expect("it lives"))
+}
+
 #[track_caller]
 fn is_waiting_for_the_request(status: &Status) {
-    let drain = status.drain.as_ref().unwrap();
+    let drain = status.drain.as_ref().expect("it told of its drain");
     assert_eq!(drain.phase, "finish");
     assert_eq!(drain.left, [("requests".to_owned(), 1)].into());
     assert_eq!(drain.blockers, ["POST /ada"]);
@@ -113,18 +118,19 @@ impl Request {
     fn begin(gateway: &Supervisor, to: &Status) -> Self {
         let told = to.says.as_deref().and_then(|says| says.strip_prefix("port "));
         let (port, _) = told.and_then(|told| told.split_once(',')).expect("it tells its port");
-        let mut stream = TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap();
+        let mut stream =
+            TcpStream::connect(("127.0.0.1", port.parse().expect("a number"))).expect("it listens");
         let head = "POST /ada HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n";
-        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(head.as_bytes()).expect("it reads");
         gateway.until(|status| says(status, "1 in flight"));
         Self(stream)
     }
 
     /// Sends the body, and returns that of the answer.
     fn finish(mut self) -> String {
-        self.0.write_all(b"hello").unwrap();
+        self.0.write_all(b"hello").expect("it still reads");
         let mut answer = String::new();
-        self.0.read_to_string(&mut answer).unwrap();
+        self.0.read_to_string(&mut answer).expect("it answers");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
         assert!(head.contains(" 200 "), "{answer}");
         body.to_owned()
