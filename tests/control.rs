@@ -136,6 +136,60 @@ fn many_idle_clients_keep_nobody_out() {
     assert_eq!(gateway.stop(), 0);
 }
 
+/// What a child says by the control socket, as an order for the probe.
+fn notify(text: &str) -> String {
+    format!(r#"ask {{"v":1,"id":"n","verb":"notify","text":{}}}"#, serde_json::json!(text))
+}
+
+const BY_NOTIFY: &str = "[ready]\nvia = 'notify'";
+
+#[test]
+fn a_child_that_cannot_send_datagrams_notifies_by_the_control_socket() {
+    let mut gateway = Rig::new().config(BY_NOTIFY).child(OBEDIENT[..2].iter().copied()).start();
+    let child = gateway.next_child();
+    let answer = child.perform(&notify("READY=1\nSTATUS=2 chats"));
+    assert_eq!(answer, r#"{"v":1,"id":"n","answer":"done"}"#);
+    // It is answered when it was handled.
+    let status = gateway.status();
+    assert_eq!((status.state.as_str(), status.says.as_deref()), ("ready", Some("2 chats")));
+    let drain = r#"X_LOCKKEEPER_DRAIN={"phase":"finish","left":{"runs":2}}"#;
+    child.perform(&notify(drain));
+    assert_eq!(gateway.status().drain.map(|drain| drain.total_left()), Some(2));
+    child.perform(&notify("X_LOCKKEEPER_RESTART=config changed"));
+    assert_eq!(gateway.next_child().generation(), 2);
+    assert_eq!(gateway.stop(), 0);
+    assert_eq!(gateway.why()[0]["by"]["kind"], "child", "{:?}", gateway.why());
+}
+
+#[test]
+fn a_notification_by_the_control_socket_counts_only_from_the_childs_tree() {
+    let mut gateway = Rig::new().config(BY_NOTIFY).start();
+    let child = gateway.next_child();
+    let mut stranger = Client::of(&child);
+    // The nonce is no secret: a stranger that lives is still a stranger.
+    let nonce = &child.hello.env[names::NONCE];
+    for text in ["READY=1".to_owned(), format!("READY=1\nX_LOCKKEEPER_NONCE={nonce}")] {
+        stranger.send(format!("{}\n", notify(&text).trim_start_matches("ask ")).as_bytes());
+        assert!(stranger.error().contains("not of the child's tree"));
+    }
+    assert_eq!(gateway.status().state, "starting");
+    child.perform(&format!("fork helper {}", notify("STATUS=a helper's word")));
+    gateway.until(|status| status.says.as_deref() == Some("a helper's word"));
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_notification_by_the_control_socket_is_no_longer_than_a_datagram() {
+    let mut gateway = Rig::new().config(BY_NOTIFY).start();
+    let child = gateway.next_child();
+    let padded = |size: usize| format!("READY=1\nX_PAD={}", "x".repeat(size - 14));
+    assert!(child.perform(&notify(&padded(8193))).contains("longer than 8192 bytes"));
+    assert_eq!(gateway.status().state, "starting");
+    assert!(child.perform(&notify(&padded(8192))).contains("done"));
+    assert_eq!(gateway.status().state, "ready");
+    assert_eq!(gateway.stop(), 0);
+}
+
 #[test]
 fn the_socket_is_for_its_owner_alone() {
     let mut gateway = Rig::new().start();

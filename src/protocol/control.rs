@@ -113,6 +113,12 @@ pub enum Verb {
     },
     /// Allow one restart signal within the next five seconds (`restart.external = false`).
     Grant,
+    /// From the child's tree alone: what a datagram to `NOTIFY_SOCKET` would say, for a language
+    /// that cannot send one.
+    Notify {
+        /// Lines of `KEY=VALUE`, at most [`MAX_DATAGRAM`](super::notify::MAX_DATAGRAM) bytes.
+        text: String,
+    },
 }
 
 /// What the supervisor says.
@@ -168,7 +174,7 @@ pub enum Answer {
         /// The id of what was called off.
         id: RestartId,
     },
-    /// To `stop` and `grant`.
+    /// To `stop`, `grant` and `notify`.
     Done,
 }
 
@@ -510,6 +516,7 @@ mod tests {
             Just(Verb::Cancel),
             Just(Verb::Grant),
             any::<bool>().prop_map(|wait| Verb::Stop { wait }),
+            "[A-Z]{1,8}=[^\\p{Cc}]{0,60}\nREADY=1".prop_map(|text| Verb::Notify { text }),
             restart(),
         ]
     }

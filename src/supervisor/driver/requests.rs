@@ -9,7 +9,7 @@ use crate::{
             Answer, Body, Mode, Phase, Refusal, Requester, RequesterKind, RestartId, Status, Verb,
             Verdict, millis, shown_command,
         },
-        notify::Notification,
+        notify::{MAX_DATAGRAM, Notification},
         signal::Signal,
     },
     restart::{
@@ -259,6 +259,10 @@ impl Driver {
                 tracing::info!("one restart signal allowed by {}", self.peer(&peer));
                 reply.send(Body::Answer(Answer::Done));
             }
+            Verb::Notify { text } => reply.send(match self.on_notify_verb(&text, peer.pid) {
+                Ok(()) => Body::Answer(Answer::Done),
+                Err(why) => Body::Error(why),
+            }),
         }
     }
 
@@ -298,22 +302,35 @@ impl Driver {
         }
     }
 
-    // --- the child's datagrams ---
+    // --- the child's notifications ---
 
     pub(super) fn on_datagram(&mut self, received: notify::Received) {
         let pid = received.sender.map(|sender| sender.pid);
-        let said = match &received.notification {
-            Ok(said) => said,
-            Err(unread) => {
-                return self.complain(format_args!("{unread}; it was dropped (pid {pid:?})"));
-            }
-        };
+        match &received.notification {
+            // The sender hears nothing of a refusal; the log has it.
+            Ok(said) => drop(self.on_notification(said, pid)),
+            Err(unread) => self.complain(format_args!("{unread}; it was dropped (pid {pid:?})")),
+        }
+        // Only now: the sender of a barrier waits for its descriptor to close.
+        drop(received.descriptors);
+    }
+
+    /// The same by the control socket. The error is for the client.
+    fn on_notify_verb(&mut self, text: &str, pid: Option<u32>) -> Result<(), String> {
+        if text.len() > MAX_DATAGRAM {
+            return Err(format!("a notification is longer than {MAX_DATAGRAM} bytes"));
+        }
+        self.on_notification(&Notification::parse(text.as_bytes()), pid)
+    }
+
+    fn on_notification(&mut self, said: &Notification, pid: Option<u32>) -> Result<(), String> {
         if !self.is_trusted(said, pid) {
             let who = pid.map_or_else(|| "someone".to_owned(), |pid| format!("pid {pid}"));
             let what = pid.and_then(command_of).map(|c| format!(" ({c})")).unwrap_or_default();
-            return self.complain(format_args!(
-                "a notification by {who}{what} was dropped: it is not of the child's tree"
-            ));
+            let refusal =
+                format!("a notification by {who}{what} was dropped: it is not of the child's tree");
+            self.complain(format_args!("{refusal}"));
+            return Err(refusal);
         }
         for problem in &said.problems {
             self.complain(format_args!("notification by pid {pid:?}: {problem}"));
@@ -321,11 +338,10 @@ impl Driver {
         // It speaks, so it runs: a staged successor may speak before we hear that it was released.
         self.on_started(self.machine.generation());
         self.heed(said, pid);
-        // Only now: the sender of a barrier waits for its descriptor to close.
-        drop(received.descriptors);
+        Ok(())
     }
 
-    /// Whether a datagram comes from the child's tree.
+    /// Whether a notification comes from the child's tree.
     fn is_trusted(&self, said: &Notification, pid: Option<u32>) -> bool {
         let nonce = self.nonce_of(self.machine.generation());
         let proof = said.nonce.as_ref().map(|said| *said == nonce);
