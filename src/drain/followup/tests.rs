@@ -345,7 +345,7 @@ fn collect_runs_items_of_several_routes_one_by_one_in_order() {
 
 #[test]
 fn the_other_modes_run_the_head() {
-    for mode in [Mode::Followup, Mode::Steer, Mode::Interrupt] {
+    for mode in [Mode::Followup, Mode::Steer] {
         let (mut m, t) = queues();
         m.queued(t, item(1), &Layers::default());
         m.queued(t, item(2), &in_mode(Mode::Followup));
