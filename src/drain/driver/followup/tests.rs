@@ -39,11 +39,11 @@ impl Fake {
     }
 
     fn begin(&self, session: &str) {
-        self.set(|runs| drop(runs.active.insert(session.to_owned())));
+        self.set(|runs| _ = runs.active.insert(session.to_owned()));
     }
 
     fn end(&self, queues: &FollowupQueues<u32>, session: &str) {
-        self.set(|runs| drop(runs.active.remove(session)));
+        self.set(|runs| _ = runs.active.remove(session));
         queues.run_ended(session);
     }
 }
@@ -389,7 +389,7 @@ async fn a_gate_whose_clock_stands_still_makes_no_spin() {
     drop(lease);
     settled().await;
     let before = LOOKS.load(Ordering::SeqCst);
-    tokio::time::sleep(10 * SECOND).await;
+    sleep(10 * SECOND).await;
     assert!(LOOKS.load(Ordering::SeqCst) - before <= 20);
 }
 
