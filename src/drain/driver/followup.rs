@@ -450,7 +450,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
         let left = state.machine.take_unfinished();
         // At once, not by the task: the caller may be about to leave the runtime.
         for (run, stop) in state.stops.drain() {
-            warn!("followups {}: cut the run of {}", self.name, run.session());
+            warn!("followups {}: the run of {} is cut short", self.name, run.session());
             stop.cancel();
         }
         drop(state);
