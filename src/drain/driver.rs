@@ -5,3 +5,4 @@ pub mod debounce;
 pub mod followup;
 pub mod lane;
 pub mod reply;
+pub mod run;
