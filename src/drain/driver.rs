@@ -51,6 +51,7 @@ pub mod debounce;
 pub mod followup;
 pub mod lane;
 pub mod reply;
+pub mod run;
 
 mod course;
 mod hooks;

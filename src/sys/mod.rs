@@ -5,12 +5,14 @@
 //! futures that may be dropped at any time without losing anything.
 
 pub mod clock;
+pub mod container;
 pub mod control;
 pub mod exit_watch;
 #[cfg(feature = "supervisor")]
 pub mod hook;
 #[cfg(feature = "supervisor")]
 pub mod ledger_file;
+pub mod last_resort;
 pub mod lock;
 #[cfg(feature = "supervisor")]
 pub mod notify;

@@ -1,0 +1,84 @@
+//! What the run loop and a gateway give each other.
+
+use std::{future::Future, time::Instant};
+
+use crate::{
+    drain::{
+        driver::{Drain, Notice},
+        outcome::Outcome,
+        report::DrainReport,
+    },
+    lifecycle::respawn::Respawn,
+    restart::driver::Restarts,
+};
+
+/// One life inside the process, from its start to its close: what a gateway is built with.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub(super) drain: Drain,
+    pub(super) restarts: Restarts,
+    pub(super) iteration: u64,
+    pub(super) generation: Option<u64>,
+    pub(super) respawn: Respawn,
+}
+
+impl Life {
+    /// The drain, which owns what is to be finished before the gateway leaves.
+    pub fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Where restarts are asked for.
+    pub fn restarts(&self) -> &Restarts {
+        &self.restarts
+    }
+
+    /// Which life of this process it is, from 1. More than 1 after an in-process restart.
+    pub fn iteration(&self) -> u64 {
+        self.iteration
+    }
+
+    /// Which process of the supervising parent it is, from 1; none without our parent.
+    pub fn generation(&self) -> Option<u64> {
+        self.generation
+    }
+
+    /// Which way the gateway comes back, and why so.
+    pub fn respawn(&self) -> Respawn {
+        self.respawn
+    }
+}
+
+/// A gateway that serves. A closure that takes a [`Closing`] is one.
+pub trait Server {
+    /// Closes listeners, connections, files: all is drained, nothing new comes in. It has until
+    /// `closing.until`; if it takes longer the process exits without it.
+    fn close(self, closing: &mut Closing) -> impl Future<Output: Outcome>;
+
+    /// Resolves if the gateway ends by itself. Then what it holds is drained, and the process exits
+    /// with 1. By default never. Has to be cancel-safe: it is asked anew at each turn of the loop.
+    fn ended(&mut self) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
+}
+
+impl<F, O> Server for F
+where
+    F: AsyncFnOnce(&mut Closing) -> O,
+    O: Outcome,
+{
+    fn close(self, closing: &mut Closing) -> impl Future<Output: Outcome> {
+        self(closing)
+    }
+}
+
+/// What a server is told when it is to close.
+#[derive(Debug)]
+pub struct Closing {
+    /// What clients are told: whether the gateway will be back, and when.
+    pub notice: Notice,
+    /// When it has to be done.
+    pub until: Instant,
+    /// What the drain did. [`DrainReport::take`] gives back what it could not finish.
+    pub report: DrainReport,
+}
