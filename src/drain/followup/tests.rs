@@ -471,4 +471,3 @@ fn a_session_that_holds_nothing_costs_nothing() {
     }
     assert!(m.queues.is_empty() && m.deadlines.is_empty());
 }
-

@@ -1,12 +1,17 @@
 use std::{
     collections::HashSet,
-    sync::atomic::{AtomicUsize, Ordering},
+    pin::Pin,
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
     task::yield_now,
-    time::advance,
+    time::{advance, sleep},
 };
 
 use super::*;
@@ -91,13 +96,13 @@ impl Rig {
         let gate = Gate::with_clock(clock::now);
         let runs = Fake::default();
         let (begun, turns) = unbounded_channel();
-        let queues = FollowupQueues::new(
-            &gate,
-            "chats",
-            Policy::default(),
-            runs.clone(),
-            answered_by_the_test(begun),
-        );
+        let callback = move |turn| {
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            begun.send((turn, answer)).ok();
+            async { answered.await.unwrap_or(Err("nobody answered")) }
+        };
+        let policy = Policy::default();
+        let queues = FollowupQueues::new(&gate, "chats", policy, runs.clone(), callback);
         Self { gate, runs, queues, turns }
     }
 
@@ -123,16 +128,6 @@ impl Rig {
 
     async fn empty(&self) {
         self.gate.pulse().until(|| self.queues.count() == 0).await;
-    }
-}
-
-fn answered_by_the_test(
-    begun: UnboundedSender<(Turn<u32>, Answer)>,
-) -> impl Fn(Turn<u32>) -> Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>> {
-    move |turn| {
-        let (answer, answered) = tokio::sync::oneshot::channel();
-        begun.send((turn, answer)).ok();
-        Box::pin(async { answered.await.unwrap_or(Err("nobody answered")) })
     }
 }
 
@@ -373,7 +368,7 @@ async fn no_run_begins_after_the_seal_until_it_is_called_off() {
 #[tokio::test(start_paused = true)]
 async fn a_gate_whose_clock_stands_still_makes_no_spin() {
     let began = clock::now();
-    static BEGAN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
     BEGAN.get_or_init(|| began);
     static LOOKS: AtomicUsize = AtomicUsize::new(0);
     let gate = Gate::with_clock(|| {

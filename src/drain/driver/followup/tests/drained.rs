@@ -146,13 +146,10 @@ async fn a_registry_drains_all_queues_of_any_type_until_they_are_dropped() {
     let mut rig = Rig::new();
     let registry = FollowupRegistry::new(&rig.gate);
     registry.add(&rig.queues);
-    let texts = FollowupQueues::new(
-        &rig.gate,
-        "texts",
-        Policy::default(),
-        (),
-        |_: Turn<String>| async { Err::<(), _>("no") },
-    );
+    let texts =
+        FollowupQueues::new(&rig.gate, "texts", Policy::default(), (), |_: Turn<String>| async {
+            Err::<(), _>("no")
+        });
     registry.set_draining(true);
     registry.add(&texts);
     assert!(texts.inner.lock().is_draining);
