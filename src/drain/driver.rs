@@ -244,6 +244,11 @@ impl Drain {
         self.inner.counts()
     }
 
+    /// What clients are told of the time until a restarted gateway is back.
+    pub fn restart_expected(&self) -> Duration {
+        self.inner.options.restart_expected
+    }
+
     /// What is waited for, oldest first, at most so many.
     pub fn blockers(&self, most: usize) -> Vec<Blocker> {
         self.inner.blockers(most)
@@ -305,7 +310,8 @@ impl Drain {
     ///
     /// # Errors
     ///
-    /// [`Denied::Closing`] when it is too late; [`Denied::CalledOff`] where none is under way.
+    /// [`Denied::Stopping`] for a stop, which nobody else could take back; [`Denied::Closing`] when
+    /// it is too late; [`Denied::CalledOff`] where none is under way.
     pub fn call_off(&self) -> Result<(), Denied> {
         let current = lock(&self.inner.current).clone();
         current.ok_or(Denied::CalledOff)?.call_off(clock::now())
@@ -391,6 +397,11 @@ impl Drained {
     /// What follows: a drain for a restart may have become a stop.
     pub fn leaving(&self) -> Leaving {
         self.under_way.leaving()
+    }
+
+    /// Whether work was cut, or is handed back.
+    pub fn is_cut(&self) -> bool {
+        self.under_way.is_cut()
     }
 
     /// When the server is to have closed.

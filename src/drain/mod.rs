@@ -18,3 +18,11 @@ mod sync;
 pub mod unfinished;
 pub mod wake;
 pub mod wheel;
+
+pub use self::driver::{
+    Begun, CalledOff, Drain, DrainOptions, Drained, Draining, Notice, Progress,
+    debounce::{Batch, Debouncer, DebouncerRegistry, Window},
+    followup::{FollowupQueues, FollowupRegistry},
+    lane::CommandLanes,
+    reply::{Dispatcher, Replies},
+};

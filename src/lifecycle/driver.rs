@@ -8,43 +8,14 @@
 //! ```
 #![allow(clippy::disallowed_methods)]
 
-use std::{
-    error::Error,
-    fmt,
-    future::{Future, pending},
-    pin::Pin,
-    process::ExitCode,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{error::Error, future::Future, io, process::ExitCode};
 
-use tokio::time;
+use thiserror::Error;
 
-use super::{
-    respawn::{Respawn, RespawnMode},
-    run_loop::{self, Action, Asker, Event, Goal, Haste, LockHolder, Restart, RunLoop, RunPolicy},
-};
 use crate::{
-    drain::{
-        driver::{Begun, CalledOff, Drain, Drained, Notice, Progress},
-        outcome::{Failure, Outcome, caught},
-        plan::{Denied, Leaving},
-        report::{DrainReport, End},
-    },
-    protocol::{env, exit, notify::Heartbeat, signal::Signal},
-    restart::{
-        driver::{Emissions, Restarts, Taken},
-        scheduler::{Urgency, Work},
-    },
-    sys::{
-        clock,
-        last_resort::LastResort,
-        lock::{GatewayLock, Holder, LockError},
-        notify_parent::NotifyParent,
-        signals::{self, Received, Signals},
-        successor::Successor,
-        upstream::watchdog_period,
-    },
+    drain::outcome::Failure,
+    protocol::{exit, signal::Signal},
+    sys::{last_resort::LastResort, lock::LockError},
 };
 
 pub use self::{
@@ -54,32 +25,28 @@ pub use self::{
 
 mod options;
 mod server;
+mod turn;
 
 /// The signals that a gateway handles.
 pub const HANDLED: &[Signal] =
     &[Signal::Hup, Signal::Int, Signal::Term, Signal::Usr1, Signal::Usr2];
 
-/// How much more time a service manager is asked for with each step of a drain that gets on.
-const EXTENSION: Duration = Duration::from_secs(30);
-/// How long after its end a process that does not end is ended.
-const LINGER: Duration = Duration::from_secs(1);
-
 /// How a run ended.
 #[derive(Debug)]
 pub struct Exit {
-    /// What the process is to leave with: a code of `protocol::exit`.
+    /// What the process is to leave with.
     pub code: u8,
-    /// Why it could not go on, for people; none: it ended as it was asked to.
+    /// Why it could not go on; none: it ended as it was asked to.
     pub error: Option<RunError>,
 }
 
 /// Why a run could not begin, or go on.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {
     /// Signals cannot be caught.
-    #[error("signals cannot be caught: {0}")]
-    Signals(std::io::Error),
+    #[error("signals cannot be caught")]
+    Signals(#[source] io::Error),
     /// Another gateway holds the lock, or it cannot be taken.
     #[error(transparent)]
     Lock(LockError),
@@ -91,35 +58,57 @@ pub enum RunError {
     Ended,
 }
 
-/// Runs a gateway until it leaves, by what the environment says, and gives the exit code of the
-/// process: 0 after a stop, 75 for a restart by whoever is above us, 1 where work was cut.
+/// Runs a gateway until it leaves, as the environment says, and gives the exit code of the process:
+/// 0 after a stop, 75 for a restart by whoever is above us, 1 where work was cut.
 ///
-/// `start` builds the gateway, in each iteration anew, and gives what closes it. An error is told on
-/// stderr. If the process has not ended at its deadline, whatever it does then, it is ended.
+/// `start` builds the gateway, anew in each iteration, and gives what closes it: a [`Server`], which
+/// may be a closure. An error is logged. A process that has not ended when its time is over is
+/// ended, whatever it does then.
 ///
-/// See [`run_loop`] for all else.
+/// For all else see [`run_loop`].
+///
+/// ```no_run
+/// use std::{io, process::ExitCode};
+/// use lockkeeper::lifecycle::{self, Closing, Life, Server};
+///
+/// #[tokio::main]
+/// async fn main() -> ExitCode {
+///     lifecycle::run(start).await
+/// }
+///
+/// async fn start(life: Life) -> io::Result<impl Server> {
+///     let gate = life.drain().gate().clone();
+///     let serving = tokio::spawn(async move {
+///         while let Ok(_guard) = gate.admit("request") {
+///             // ... serve it; the guard's drop tells that it is done
+///             # break;
+///         }
+///     });
+///     Ok(async move |_: &mut Closing| serving.abort())
+/// }
+/// ```
 pub async fn run<S, E, Fut>(start: impl FnMut(Life) -> Fut) -> ExitCode
 where
     S: Server + 'static,
     E: Into<Box<dyn Error + Send + Sync>>,
     Fut: Future<Output = Result<S, E>> + 'static,
 {
-    let last_resort = LastResort::new().ok();
-    let exit = Loop::new(Options::from_env(), start, last_resort).run().await;
+    let last_resort = LastResort::new()
+        .inspect_err(|error| tracing::warn!(%error, "no thread to end the process by force"));
+    let exit = turn::run(Options::from_env(), start, last_resort.ok()).await;
     if let Some(error) = &exit.error {
         tracing::error!("{error}");
-        told_to_people(error);
     }
     exit.into()
 }
 
-/// As [`run`], with options, and without a hand on the process itself: to be used in a test, or by
-/// who wants to end the process himself.
+/// As [`run`], with options, and without a hand on the process: for a test, or for who ends the
+/// process himself. To be called inside a tokio runtime.
 ///
-/// The run loop takes the lock if it is told to, starts the gateway, says `READY=1`, and serves
-/// until it is asked to leave: by SIGTERM, SIGINT, or the end of its terminal (stop); by SIGUSR1
-/// (restart) or SIGUSR2 (in-process restart), if [`Restarts`] honours it; by a request to
-/// [`Life::restarts`]. Then it drains, closes the server, and comes back as [`Respawn`] says.
+/// The loop takes the lock if it is told to, starts the gateway, says `READY=1`, and serves until it
+/// is asked to leave: by SIGTERM, SIGINT, or a SIGHUP of the kernel (stop); by SIGUSR1 (restart) or
+/// SIGUSR2 (in-process restart), if [`Life::restarts`] honours it; by a request there, or by
+/// [`Life::stop`]. Then it drains, closes the server, and comes back as [`Life::respawn`] says.
 ///
 /// Cancel: dropped, the server is dropped without being closed, and the lock is given back.
 pub async fn run_loop<S, E, Fut>(options: Options, start: impl FnMut(Life) -> Fut) -> Exit
@@ -128,37 +117,22 @@ where
     E: Into<Box<dyn Error + Send + Sync>>,
     Fut: Future<Output = Result<S, E>> + 'static,
 {
-    Loop::new(options, start, None).run().await
+    turn::run(options, start, None).await
 }
 
-/// What is under way; one thing at a time.
-enum Done<S> {
-    Started(Result<S, Failure>),
-    Drained(Result<Drained, CalledOff>),
-    Closed(Box<(Closing, Option<Drained>)>, Result<(), Failure>),
+impl Exit {
+    fn failed(error: RunError) -> Self {
+        let code = match &error {
+            RunError::Lock(LockError::Held { .. }) => exit::UNAVAILABLE,
+            RunError::Lock(_) => exit::CANNOT_CREATE,
+            RunError::Signals(_) | RunError::Start(_) | RunError::Ended => exit::FAILURE,
+        };
+        Self { code, error: Some(error) }
+    }
 }
 
-type Work_<S> = Pin<Box<dyn Future<Output = Done<S>>>>;
-
-struct Loop<S, Start> {
-    machine: RunLoop,
-    start: Start,
-    options: Options,
-    respawn: Respawn,
-    drain: Drain,
-    restarts: Restarts,
-    emissions: Emissions,
-    notify: Arc<NotifyParent>,
-    last_resort: Option<LastResort>,
-    lock: Option<GatewayLock>,
-    server: Option<S>,
-    under_way: Option<Work_<S>>,
-    /// The restart that is carried out: its token is given back when the next life begins.
-    taken: Option<Taken>,
-    /// What the drain came to, until the server is closed.
-    drained: Option<Drained>,
-    /// When and with what to leave at the latest.
-    error: Option<RunError>,
-    /// Why the drain began, for the report.
-    reason: String,
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code)
+    }
 }

@@ -21,6 +21,7 @@
 //!   an update makes a new process of an in-process restart. All else is ignored and said so. The
 //!   deadlines count from the request: when the last one passes, the process exits by force, with 0
 //!   for a stop and 1 otherwise. Where nobody would start it again a successor is spawned first.
+//!   A drain that is called off goes back to *serving*, unless a stop has come.
 //! - *spawning*: a successor comes up; the lock was given back before.
 //! - *stranded*: a later iteration did not start. The lock is given back and the process stays, as
 //!   it may hold what a new one would have to be granted again (macOS privacy permissions). The
@@ -194,6 +195,7 @@ impl RunLoop {
                 self.restart_requested(now, restart, haste);
             }
             Event::DrainDone { iteration, drained } => self.drain_done(iteration, drained),
+            Event::DrainCalledOff { iteration } => self.drain_called_off(iteration),
             Event::Closed { iteration } => self.closed(iteration),
             Event::SuccessorSpawned { pid } => self.successor_spawned(pid),
             Event::SpawnFailed => self.spawn_failed(),
@@ -431,6 +433,28 @@ impl RunLoop {
             && iteration == self.iteration
         {
             self.close(Leaving { drained, ..leaving });
+        }
+    }
+
+    fn drain_called_off(&mut self, iteration: u64) {
+        let Stage::Draining(leaving) = self.stage else { return };
+        if iteration != self.iteration {
+            return;
+        }
+        match leaving.goal {
+            Goal::Restart(_) => {
+                if self.is_reloading {
+                    self.is_reloading = false;
+                    self.actions.push_back(Action::TellReady);
+                }
+                self.stage = Stage::Serving;
+            }
+            // It had been a restart when it was called off: the stop that came meanwhile is wanted.
+            goal @ (Goal::Stop | Goal::Fail) => {
+                let deadline = leaving.deadlines.drain;
+                let haste = if leaving.is_forced { Haste::Force } else { Haste::InTime };
+                self.actions.push_back(Action::BeginDrain { iteration, goal, haste, deadline });
+            }
         }
     }
 

@@ -310,6 +310,13 @@ impl Restarts {
         verdict
     }
 
+    /// Resolves if an update is among those who asked for the restart in the slot, at the latest
+    /// when one joins it. Cancel-safe.
+    pub async fn update_asked(&self) {
+        let is_update = || self.shared.lock().pending().is_some_and(|pending| pending.is_update());
+        self.shared.news.until(is_update).await;
+    }
+
     /// Allows one restart signal within the next five seconds ([`GrantPolicy::lifetime`]).
     pub fn allow_signal(&self) {
         self.shared.turn(|slot, now| slot.grants.give(now));

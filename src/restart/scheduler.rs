@@ -376,6 +376,11 @@ impl Scheduler {
 }
 
 impl Pending {
+    /// Whether an update is among those who asked.
+    pub fn is_update(&self) -> bool {
+        self.is_update
+    }
+
     fn opened_by(due: Instant, request: Request) -> Self {
         Self {
             id: request.id,

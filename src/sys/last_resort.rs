@@ -14,7 +14,7 @@ use std::{
 /// What waits for the end. Dropped, nothing is ended any more.
 #[derive(Debug)]
 pub struct LastResort {
-    terms: mpsc::Sender<(Instant, u8)>,
+    terms: mpsc::Sender<Option<Term>>,
 }
 
 impl LastResort {
@@ -33,19 +33,36 @@ impl LastResort {
     /// before.
     pub fn exit_at(&self, at: Instant, code: u8) {
         // The thread ends only with the process or with us.
-        let _ = self.terms.send((at, code));
+        let _ = self.terms.send(Some(Term { at, code }));
+    }
+
+    /// Nothing is due any more.
+    pub fn call_off(&self) {
+        let _ = self.terms.send(None);
     }
 }
 
-fn wait(told: &mpsc::Receiver<(Instant, u8)>) {
-    let Ok(mut term) = told.recv() else { return };
+/// When to leave, and with which code.
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    at: Instant,
+    code: u8,
+}
+
+fn wait(told: &mpsc::Receiver<Option<Term>>) {
+    let mut term = None;
     loop {
-        let (at, code) = term;
-        let left = at.saturating_duration_since(Instant::now());
-        if left == Duration::ZERO {
-            process::exit(code.into());
-        }
-        match told.recv_timeout(left) {
+        let next = match term {
+            None => told.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(Term { at, code }) => {
+                let left = at.saturating_duration_since(Instant::now());
+                if left == Duration::ZERO {
+                    process::exit(code.into());
+                }
+                told.recv_timeout(left)
+            }
+        };
+        match next {
             Ok(next) => term = next,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,

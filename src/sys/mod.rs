@@ -10,9 +10,9 @@ pub mod control;
 pub mod exit_watch;
 #[cfg(feature = "supervisor")]
 pub mod hook;
+pub mod last_resort;
 #[cfg(feature = "supervisor")]
 pub mod ledger_file;
-pub mod last_resort;
 pub mod lock;
 #[cfg(feature = "supervisor")]
 pub mod notify;

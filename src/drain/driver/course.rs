@@ -42,7 +42,10 @@ impl UnderWay {
     }
 
     pub(super) fn call_off(&self, now: Instant) -> Result<(), Denied> {
-        self.change(|plan| plan.call_off(now))
+        self.change(|plan| match plan.leaving() {
+            Leaving::Stop => Err(Denied::Stopping),
+            Leaving::Restart => plan.call_off(now),
+        })
     }
 
     pub(super) fn tell(&self, now: Instant, event: Event) {
@@ -55,6 +58,10 @@ impl UnderWay {
 
     pub(super) fn leaving(&self) -> Leaving {
         lock(&self.plan).leaving()
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        lock(&self.plan).is_cut()
     }
 
     pub(super) fn end(&self) -> Instant {
@@ -189,7 +196,10 @@ impl Course {
         let notice = self.notice();
         match phase {
             Phase::Announce => Box::pin(async move {
-                Worked { cut: inner.hooks.run(Moment::Announce, &notice, until).await, flushed: None }
+                Worked {
+                    cut: inner.hooks.run(Moment::Announce, &notice, until).await,
+                    flushed: None,
+                }
             }),
             Phase::Quiet => Box::pin(async move {
                 Worked { cut: inner.hooks.run(Moment::Quiet, &notice, until).await, flushed: None }
@@ -208,6 +218,8 @@ impl Course {
             }),
             Phase::Seal => {
                 inner.gate.seal();
+                // What still waits in a queue has had its time; it is handed back.
+                inner.followups.set_draining(false);
                 inner.runs.abort_all(AbortMode::Compacting);
                 Box::pin(async { Worked::default() })
             }
@@ -256,13 +268,7 @@ impl Course {
     }
 
     fn notice(&self) -> Notice {
-        match lock(&self.under_way.plan).leaving() {
-            Leaving::Restart => Notice {
-                text: "gateway restarting",
-                restart_expected: Some(self.inner.options.restart_expected),
-            },
-            Leaving::Stop => Notice { text: "gateway stopping", restart_expected: None },
-        }
+        Notice::of(self.under_way.leaving(), self.inner.options.restart_expected)
     }
 
     /// The time of *finish* is over: what is still at work is told to leave, and named.

@@ -1,13 +1,21 @@
 //! What a gateway wants to do at a moment of the drain, and what else is to be counted.
 #![allow(clippy::disallowed_methods)]
 
-use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{task::JoinSet, time};
 
 use crate::drain::{
     counts::{Count, Counts},
     outcome::{Failure, Outcome, caught},
+    plan::Leaving,
     sync::{Mutex, lock},
 };
 
@@ -17,7 +25,19 @@ pub struct Notice {
     /// `gateway restarting` or `gateway stopping`.
     pub text: &'static str,
     /// When the gateway will be back, for who comes back by itself; none: it will not.
-    pub restart_expected: Option<std::time::Duration>,
+    pub restart_expected: Option<Duration>,
+}
+
+impl Notice {
+    /// What is told on this way out.
+    pub fn of(leaving: Leaving, restart_expected: Duration) -> Self {
+        match leaving {
+            Leaving::Restart => {
+                Self { text: "gateway restarting", restart_expected: Some(restart_expected) }
+            }
+            Leaving::Stop => Self { text: "gateway stopping", restart_expected: None },
+        }
+    }
 }
 
 /// A moment of a drain at which hooks run.

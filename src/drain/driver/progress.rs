@@ -67,8 +67,7 @@ impl Throttle {
     }
 
     fn tell(&mut self, now: Instant, progress: DrainProgress) -> Progress {
-        let is_further =
-            self.told.as_ref().is_none_or(|(_, told)| progress.is_further_than(told));
+        let is_further = self.told.as_ref().is_none_or(|(_, told)| progress.is_further_than(told));
         self.waiting = None;
         self.told = Some((now, progress.clone()));
         Progress { now: progress, is_further }

@@ -49,8 +49,8 @@ pub enum Queues {
 }
 
 impl Budget {
-    /// What is there before *close*, and what for it.
-    pub(super) fn split(&self, leaving: Leaving) -> (Duration, Duration) {
+    /// What is there before *close*, and what for it, on this way out.
+    pub fn split(&self, leaving: Leaving) -> (Duration, Duration) {
         match leaving {
             Leaving::Restart => (self.restart.min(LONGEST), self.close.min(LONGEST)),
             Leaving::Stop => {

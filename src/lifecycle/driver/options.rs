@@ -32,11 +32,9 @@ impl Options {
         let expected = number(env::RESTART_EXPECTED_MS).map(Duration::from_millis);
         let defaults = DrainOptions::default();
         let restart_expected = expected.unwrap_or(defaults.restart_expected);
-        let surroundings = Surroundings {
-            parent: signals::parent(),
-            is_container: container::is_one(),
-            ..Surroundings::new(std::env::vars_os(), std::process::id())
-        };
+        let mut surroundings = Surroundings::new(std::env::vars_os(), std::process::id());
+        surroundings.parent = signals::parent();
+        surroundings.is_container = container::is_one();
         Self {
             drain: DrainOptions { restart_expected, ..defaults },
             restarts: RestartOptions::from_env(),

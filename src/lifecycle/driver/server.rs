@@ -2,9 +2,11 @@
 
 use std::{future::Future, time::Instant};
 
+use tokio::sync::mpsc;
+
 use crate::{
     drain::{
-        driver::{Drain, Notice},
+        driver::{Drain, Drained, Notice},
         outcome::Outcome,
         report::DrainReport,
     },
@@ -20,6 +22,7 @@ pub struct Life {
     pub(super) iteration: u64,
     pub(super) generation: Option<u64>,
     pub(super) respawn: Respawn,
+    pub(super) stop: mpsc::UnboundedSender<()>,
 }
 
 impl Life {
@@ -31,6 +34,12 @@ impl Life {
     /// Where restarts are asked for.
     pub fn restarts(&self) -> &Restarts {
         &self.restarts
+    }
+
+    /// Asks the run loop to stop the gateway. Said again it means no more.
+    pub fn stop(&self) {
+        // Nobody hears it: the loop has ended already.
+        let _ = self.stop.send(());
     }
 
     /// Which life of this process it is, from 1. More than 1 after an in-process restart.
@@ -79,6 +88,18 @@ pub struct Closing {
     pub notice: Notice,
     /// When it has to be done.
     pub until: Instant,
-    /// What the drain did. [`DrainReport::take`] gives back what it could not finish.
-    pub report: DrainReport,
+    pub(super) drained: Option<Drained>,
+}
+
+impl Closing {
+    /// What the drain could not finish, of this type, in the order in which it was accepted: to be
+    /// kept for the next life. What is not taken is dropped, and was told by number in the log.
+    pub fn take<T: 'static>(&mut self) -> Vec<T> {
+        self.drained.as_mut().map(|drained| drained.report.take()).unwrap_or_default()
+    }
+
+    /// What the drain did; none: it was given up, because it did not keep its time.
+    pub fn report(&self) -> Option<&DrainReport> {
+        self.drained.as_ref().map(|drained| &drained.report)
+    }
 }

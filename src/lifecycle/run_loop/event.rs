@@ -46,6 +46,11 @@ pub enum Event {
         /// How.
         drained: Drained,
     },
+    /// The drain was called off, and all is as before it.
+    DrainCalledOff {
+        /// In which iteration.
+        iteration: u64,
+    },
     /// The server and all that belongs to it is closed.
     Closed {
         /// In which iteration.

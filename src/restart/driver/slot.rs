@@ -101,6 +101,8 @@ impl Slot {
 
     pub(super) fn request(&mut self, now: Instant, request: Request) -> Answer {
         self.last_id += 1;
+        // The run loop wants to know, also of one that is under way.
+        self.has_news |= request.is_update;
         let answer =
             self.scheduler.request(now, Request { id: RestartId(self.last_id), ..request });
         self.carry_out(now);
