@@ -22,17 +22,15 @@ use crate::drain::{
     unfinished::Unfinished,
 };
 
-pub(super) type Callback<K, T> = Box<
-    dyn Fn(Option<K>, Batch<T>) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>
-        + Send
-        + Sync,
->;
+type Work = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
+pub(super) type Callback<K, T> = Box<dyn Fn(Option<K>, Batch<T>) -> Work + Send + Sync>;
+type WindowOf<T> = Box<dyn Fn(&T) -> Option<Window> + Send + Sync>;
 pub(super) type OnError<K, T> = Box<dyn Fn(FlushError<K, T>) + Send + Sync>;
 
 pub(super) struct Settings<K, T> {
     pub(super) window: Window,
     pub(super) limits: Limits,
-    pub(super) window_of: Box<dyn Fn(&T) -> Option<Window> + Send + Sync>,
+    pub(super) window_of: WindowOf<T>,
     pub(super) should_debounce: Box<dyn Fn(&T) -> bool + Send + Sync>,
     pub(super) on_error: Option<OnError<K, T>>,
 }

@@ -35,7 +35,7 @@ pub struct DebouncerRegistry {
 /// What a `flush_all` over all debouncers did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RegistryReport {
-    /// Debouncers that held something, or were flushing, when they were first looked at.
+    /// Debouncers that held something or were flushing, at first or meanwhile.
     pub held: usize,
     /// Flushes that began meanwhile.
     pub buffers: u64,
@@ -208,7 +208,7 @@ async fn flush_all(
     let mut report = RegistryReport::default();
     for Hurried { member, before, had_something } in &hurried {
         let totals = member.totals();
-        report.held += usize::from(*had_something);
+        report.held += usize::from(*had_something || totals.buffers > before.buffers);
         report.buffers += totals.buffers - before.buffers;
         report.items += totals.items - before.items;
         report.left += member.count();
