@@ -93,6 +93,8 @@ pub struct DrainPlan {
     now: Instant,
     /// The end of *deliver*. Only ever moves to an earlier time.
     deadline: Instant,
+    /// The end of *close*. Only ever moves to an earlier time, too.
+    end: Instant,
     /// What is kept free before the deadline for *deliver*.
     reserve: Duration,
     /// What *close* gets at most. Only ever shrinks.
@@ -123,6 +125,7 @@ impl DrainPlan {
             state: State::In(Phase::Announce),
             now,
             deadline,
+            end: after(deadline, close),
             reserve: budget.deliver.min(drain / 2),
             close,
             until: deadline,
@@ -240,9 +243,9 @@ impl DrainPlan {
         self.deadline
     }
 
-    /// When the process has gone.
+    /// When the process has gone at the latest.
     pub fn end(&self) -> Instant {
-        after(self.deadline, self.close)
+        self.end
     }
 
     /// Whether work was cut or handed back so far.
@@ -338,7 +341,7 @@ impl DrainPlan {
             Phase::Seal => share(self.budget.seal),
             Phase::Finish => reserved.min(after(self.now, hurried)),
             Phase::Deliver => self.deadline,
-            Phase::Close => after(self.now, self.close).min(self.end()),
+            Phase::Close => after(self.now, self.close).min(self.end),
         }
     }
 
@@ -357,12 +360,15 @@ impl DrainPlan {
         let (drain, close) = self.budget.split(Leaving::Stop);
         self.deadline = self.deadline.min(after(self.now, drain));
         self.reserve = self.reserve.min(self.deadline.saturating_duration_since(self.now) / 2);
-        self.close = self.close.min(close);
+        // Never more than a restart's.
+        self.close = close;
         self.shorten(present);
     }
 
-    /// Tells the driver if the present phase has less time than it was given.
+    /// There is less time now. Tells the driver if the present phase has less, too.
     fn shorten(&mut self, present: Phase) {
+        // `close` may be at work already, beyond the deadline.
+        self.end = self.end.min(after(self.deadline.max(self.now), self.close));
         let until = self.until_of(present);
         if until < self.until {
             self.until = until;

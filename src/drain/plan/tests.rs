@@ -154,6 +154,16 @@ fn followups_get_five_seconds_and_the_rest_is_not_waited_for() {
 }
 
 #[test]
+fn followups_that_were_given_up_before_their_time_are_not_waited_for_either() {
+    let (mut plan, now) = plan_in(Leaving::Restart, Phase::Followups);
+    let left = counts([(FOLLOWUPS, 2)]);
+    plan.handle_event(now, Event::PhaseDone { phase: Phase::Followups, left: left.clone() });
+    plan.handle_event(now, done(Phase::Seal));
+    plan.handle_event(now, Event::CountsChanged(left));
+    assert_eq!(plan.state(), State::In(Phase::Deliver));
+}
+
+#[test]
 fn a_followup_that_slipped_in_after_its_wait_is_waited_for() {
     let (mut plan, now) = plan_in(Leaving::Restart, Phase::Finish);
     plan.handle_event(now, Event::CountsChanged(counts([(FOLLOWUPS, 1)])));
@@ -407,6 +417,11 @@ fn a_stop_while_a_restart_closes_shortens_the_closing() {
     assert_eq!(actions(&mut plan), [Action::Shorten { phase: Phase::Close, until }]);
     plan.handle_timeout(until);
     assert_eq!(plan.state(), State::Exited(exit::OK));
+
+    let (mut plan, now) = plan_in(Leaving::Restart, Phase::Deliver);
+    plan.handle_timeout(now + s(90));
+    plan.handle_event(now + s(92), Event::StopSignalled);
+    assert_eq!((plan.poll_timeout(), plan.end()), (Some(now + s(93)), now + s(93)));
 }
 
 #[test]
