@@ -334,11 +334,7 @@ impl Restarts {
         let by = sender(received);
         let seen = self.shared.turn(|slot, now| slot.signal_seen(now, received, &by));
         if let Err(refusal @ Refusal::NotAuthorised) = seen {
-            tracing::warn!(
-                "{} by {by} ignored: {refusal}; to allow one, give a grant within the five \
-                 seconds before it, to allow all, set restart.external = true",
-                received.signal
-            );
+            tracing::warn!("{}", ignored(received.signal, &by, refusal));
         }
         seen
     }
@@ -470,6 +466,14 @@ async fn drive(shared: Weak<Shared>, wake: Arc<Notify>) {
             () = work_changed => {}
         }
     }
+}
+
+/// The one line that a signal leaves which does not count.
+fn ignored(signal: Signal, by: &Requester, refusal: Refusal) -> String {
+    format!(
+        "{signal} by {by} ignored: {refusal}; to allow one, give a grant within the five seconds \
+         before it, to allow all, set restart.external = true"
+    )
 }
 
 /// Who sent a signal, for people.

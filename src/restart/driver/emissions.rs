@@ -19,7 +19,7 @@ pub struct Emissions {
 #[derive(Debug)]
 #[must_use = "dropped, the restart is over and the gate open"]
 pub struct Taken {
-    /// Which restart, and why.
+    /// Which restart, and why; with all who had joined when it was taken.
     pub emission: Emission,
     /// The last signal that asked for it, if any: it says how to come back.
     pub signal: Option<Signal>,

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    RestartOptions, RestartVerdict,
+    Parent, RestartOptions, RestartVerdict,
     ask::{Ask, CallOff, Heard},
 };
 use crate::{
@@ -105,6 +105,7 @@ impl Slot {
         self.has_news |= request.is_update;
         let answer =
             self.scheduler.request(now, Request { id: RestartId(self.last_id), ..request });
+        self.raise();
         self.carry_out(now);
         answer
     }
@@ -202,7 +203,15 @@ impl Slot {
     /// Hands the emission to the run loop, which owns it from here on.
     pub(super) fn take(&mut self, now: Instant) -> Option<(Emission, Option<Signal>, Fence)> {
         let flight = self.flight.take_if(|flight| matches!(flight.stage, Stage::Ready))?;
-        let Flight { emission, fence, .. } = flight;
+        let Flight { mut emission, fence, .. } = flight;
+        if let Some(pending) = self.scheduler.pending() {
+            // Who joined since.
+            emission.joined = pending.joined;
+            emission.reason.clone_from(&pending.reason);
+            emission.requester.clone_from(&pending.requester);
+            emission.urgency = pending.urgency;
+            emission.forced |= pending.urgency == Urgency::Force;
+        }
         let fence = fence.unwrap_or_else(|| self.gate.fence());
         let signal = self.signal;
         self.tell(now, Event::Emitted { token: emission.token });
@@ -336,20 +345,27 @@ impl Slot {
         match &self.options.parent {
             Some(parent) if !self.is_ordered => {
                 let (hang_up, leave) = oneshot::channel();
-                self.ask = Some(Ask {
-                    token: emission.token,
-                    control: parent.control.clone(),
-                    reason: emission.reason.clone(),
-                    force: emission.urgency == Urgency::Force,
-                    patience: self.options.patience,
-                    leave,
-                });
+                self.ask = Some(ask(parent, &emission, self.options.patience, leave));
                 self.flight = Some(flight(Stage::Asking(hang_up), is_first));
             }
             Some(_) | None => {
                 let flight = flight(Stage::Ready, self.is_heard);
                 self.deliver(now, flight);
             }
+        }
+    }
+
+    /// Asks the parent once more if the restart has become a forced one: it may be at its check.
+    fn raise(&mut self) {
+        let is_forced =
+            self.scheduler.pending().is_some_and(|pending| pending.urgency == Urgency::Force);
+        let (Some(flight), Some(parent)) = (&mut self.flight, &self.options.parent) else { return };
+        let is_asking = matches!(flight.stage, Stage::Asking(_));
+        if is_forced && is_asking && flight.emission.urgency < Urgency::Force {
+            flight.emission.urgency = Urgency::Force;
+            let (hang_up, leave) = oneshot::channel();
+            self.ask = Some(ask(parent, &flight.emission, self.options.patience, leave));
+            flight.stage = Stage::Asking(hang_up);
         }
     }
 
@@ -375,5 +391,21 @@ impl Slot {
         }
         self.verdicts.push_back((id, verdict));
         self.has_news = true;
+    }
+}
+
+fn ask(
+    parent: &Parent,
+    emission: &Emission,
+    patience: Duration,
+    leave: oneshot::Receiver<CallOff>,
+) -> Ask {
+    Ask {
+        token: emission.token,
+        control: parent.control.clone(),
+        reason: emission.reason.clone(),
+        force: emission.urgency == Urgency::Force,
+        patience,
+        leave,
     }
 }

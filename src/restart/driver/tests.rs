@@ -487,31 +487,10 @@ async fn where_signals_are_open_to_all_a_plain_signal_is_a_request() {
     assert_eq!(emissions.next().await.signal, Some(Signal::Usr2));
 }
 
-#[cfg(feature = "supervisor")]
-#[tokio::test(start_paused = true)]
-async fn an_ignored_signal_leaves_one_line_that_says_who_sent_it_and_how_to_allow_it() {
-    use std::io::{self, Write};
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let gate = gate();
-    let (restarts, _emissions) = closed(&gate);
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
-    let guard = tracing::subscriber::set_default(subscriber);
-    restarts.signal_seen(&usr1(std::process::id())).unwrap_err();
-    drop(guard);
-    let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+#[test]
+fn an_ignored_signal_leaves_one_line_that_says_who_sent_it_and_how_to_allow_it() {
+    let received = usr1(std::process::id());
+    let said = ignored(received.signal, &sender(&received), Refusal::NotAuthorised);
     assert_eq!(said.lines().count(), 1, "{said}");
     let us = format!("pid {}, uid 1000, ", std::process::id());
     let command = tree::command_of(std::process::id()).map(|argv| shown_command(&argv));

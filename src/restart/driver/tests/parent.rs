@@ -97,6 +97,23 @@ async fn force_is_asked_as_force_and_joining_the_parents_restart_is_as_good() {
 }
 
 #[tokio::test]
+async fn a_restart_that_becomes_forced_while_the_parent_has_it_is_forced_there() {
+    let mut lab = Lab::new();
+    let mut parent = lab.parent();
+    lab.restarts.request(wish("config"));
+    let (_, force, mut first) = asked(&mut parent).await;
+    first.send(scheduled(20_000));
+    assert!(!force);
+    lab.restarts.request(wish("now").urgency(Urgency::Force));
+    let (_, force, mut second) = asked(&mut parent).await;
+    assert!(force);
+    second.send(coalesced(0));
+    lab.order();
+    let taken = lab.emissions.next().await;
+    assert_eq!((taken.emission.joined, taken.emission.forced), (2, true));
+}
+
+#[tokio::test]
 async fn a_refusal_of_the_parent_releases_the_fence_and_is_told_to_who_asked() {
     let mut lab = Lab::new();
     let mut parent = lab.parent();
