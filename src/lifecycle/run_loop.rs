@@ -13,8 +13,8 @@
 //!                                                              └──▶ exit 0          exit 0, 75, 1
 //! ```
 //!
-//! - *locking*: the lock is asked for. Skipped where the parent holds it, or we never gave it back:
-//!   an in-process restart keeps it through, so that nobody can come between.
+//! - *locking*: the lock is asked for. Only where it is free: the parent may hold it, and an
+//!   in-process restart keeps it through if it was not given back, so that nobody comes between.
 //! - *starting*: what is asked for meanwhile is kept, and begins when the start is over.
 //! - *serving*: for one iteration; the first is 1.
 //! - *draining* and *closing*: with a goal, which may still change: a stop overrides a restart, and
@@ -34,8 +34,8 @@
 //! | after the server is closed | | |
 //! | --- | --- | --- |
 //! | stop | lock given back | exit 0, also if work was cut |
-//! | restart, [`RespawnMode::Supervised`] | lock given back | exit 75 (or as set), 1 if work was cut |
-//! | restart, [`RespawnMode::Spawned`] | lock given back, successor spawned | exit 0, 1 if work was cut |
+//! | restart, [`RespawnMode::Supervised`] | lock given back | exit 75 (or as set), 1 if cut |
+//! | restart, [`RespawnMode::Spawned`] | lock given back, successor | exit 0, 1 if cut |
 //! | the same, but it cannot be spawned | lock taken again | in process |
 //! | restart, [`RespawnMode::Disabled`] or asked for in process | lock kept | in process |
 //! | the server ended by itself | lock given back | exit 1 |
@@ -48,38 +48,22 @@ use std::{collections::VecDeque, time::Instant};
 use super::respawn::RespawnMode;
 use crate::protocol::exit;
 
-use self::policy::Deadlines;
 pub use self::{
     event::{Action, Asker, Drained, Event, Goal, Haste, Request, Restart},
     policy::{Budget, LockHolder, RunPolicy},
+    stage::State,
+};
+use self::{
+    policy::Deadlines,
+    stage::{Leaving, Otherwise, Spawning, Stage, Wanted},
 };
 
 mod event;
 mod policy;
+mod stage;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // a test needs some instant to count from
 mod tests;
-
-/// Where the loop is. See the module's picture.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum State {
-    /// Waits for the lock.
-    Locking,
-    /// Waits for the server to come up.
-    Starting,
-    /// Serves.
-    Serving,
-    /// Drains, and then this.
-    Draining(Goal),
-    /// Closes, and then this.
-    Closing(Goal),
-    /// Waits for its successor.
-    Spawning,
-    /// A later iteration did not start; waits for a request.
-    Stranded,
-    /// Left, with this code.
-    Exited(u8),
-}
 
 /// The machine. See the module's picture.
 ///
@@ -114,57 +98,6 @@ pub struct RunLoop {
     /// Whether `RELOADING=1` was told and not yet followed by `READY=1`.
     is_reloading: bool,
     actions: VecDeque<Action>,
-}
-
-/// A state with what belongs to it.
-#[derive(Clone, Copy, Debug)]
-enum Stage {
-    /// With what was asked for and cannot begin yet.
-    Locking(Option<Wanted>),
-    Starting(Option<Wanted>),
-    Serving,
-    Draining(Leaving),
-    Closing(Leaving),
-    Spawning(Spawning),
-    Stranded,
-    Exited(u8),
-}
-
-/// What was asked for during a start.
-#[derive(Clone, Copy, Debug)]
-enum Wanted {
-    /// By these deadlines: a stop does not wait longer because of a slow start.
-    Stop(Deadlines),
-    Restart(Restart, Haste),
-}
-
-/// On the way out.
-#[derive(Clone, Copy, Debug)]
-struct Leaving {
-    goal: Goal,
-    deadlines: Deadlines,
-    /// Whether the drain cut work, as far as is known.
-    drained: Drained,
-    /// Whether the drain was told to hurry.
-    is_forced: bool,
-}
-
-/// A successor was asked for.
-#[derive(Clone, Copy, Debug)]
-struct Spawning {
-    /// The exit code once it runs.
-    code: u8,
-    /// What follows if it cannot be spawned.
-    otherwise: Otherwise,
-    /// A stop came; it is not waited longer than this.
-    stop_by: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Otherwise {
-    InProcess,
-    /// The server is not closed: a second one must not be started beside it.
-    Exit,
 }
 
 impl RunLoop {
@@ -249,16 +182,7 @@ impl RunLoop {
 
     /// Where it is.
     pub fn state(&self) -> State {
-        match self.stage {
-            Stage::Locking(_) => State::Locking,
-            Stage::Starting(_) => State::Starting,
-            Stage::Serving => State::Serving,
-            Stage::Draining(leaving) => State::Draining(leaving.goal),
-            Stage::Closing(leaving) => State::Closing(leaving.goal),
-            Stage::Spawning(_) => State::Spawning,
-            Stage::Stranded => State::Stranded,
-            Stage::Exited(code) => State::Exited(code),
-        }
+        self.stage.state()
     }
 
     /// The number of this life inside the process, from 1.
@@ -567,13 +491,6 @@ impl RunLoop {
     fn exit(&mut self, code: u8) {
         self.actions.push_back(Action::Exit(code));
         self.stage = Stage::Exited(code);
-    }
-}
-
-impl Leaving {
-    fn turn_into_stop(&mut self, deadlines: Deadlines) {
-        self.goal = Goal::Stop;
-        self.deadlines = self.deadlines.no_later_than(deadlines);
     }
 }
 

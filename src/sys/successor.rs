@@ -142,6 +142,9 @@ mod tests {
 
     use super::*;
 
+    /// Tells the process of a test where the pipe is.
+    const SAID: &str = "SUCCESSOR_TEST_SAID";
+
     fn shell(script: &str, env: &[(&str, &str)]) -> Successor {
         let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
         let argv = ["gateway", "-c", script, "zero", "one"].map(OsString::from).to_vec();
@@ -161,8 +164,8 @@ mod tests {
     }
 
     /// A named pipe, which both sides wait at: no test here has to guess a time.
-    fn fifo(folder: &Path) -> PathBuf {
-        let fifo = folder.join("said");
+    fn fifo(folder: &Path, name: &str) -> PathBuf {
+        let fifo = folder.join(name);
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         fifo
     }
@@ -170,7 +173,7 @@ mod tests {
     #[test]
     fn a_successor_has_the_arguments_the_environment_and_a_group_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
-        let fifo = fifo(folder.path());
+        let fifo = fifo(folder.path(), "said");
         let script = r#"exec > "$SAID"; echo "$$ $0 $1 $MARK $(ps -o pgid= -p $$)""#;
         let path = env::var("PATH").unwrap();
         let said = fifo.to_str().unwrap();
@@ -185,16 +188,39 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_is_not_waited_for_and_outlives_who_spawned_it() {
+    fn a_successor_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        let fifo = fifo(folder.path());
+        let fifo = fifo(folder.path(), "said");
         let script = r#"read word < "$SAID"; test "$word" = go"#;
         let pid = shell(script, &[("SAID", fifo.to_str().unwrap())]).spawn_detached().unwrap();
-        // It still waits, and so we were not waiting for it. The value that spawned it has gone.
+        // It still waits for a word, so nobody has waited for it.
         fs::write(&fifo, "go\n").unwrap();
         let pid = Pid::from_raw(i32::try_from(pid).unwrap());
         let (_, status) = waitpid(pid, WaitOptions::empty()).unwrap().unwrap();
         assert_eq!(status.exit_status(), Some(0));
+    }
+
+    /// Not a test by itself: what runs in the process that is to be outlived.
+    #[test]
+    fn spawns_a_successor_and_exits_if_told_to() {
+        let Some(said) = env::var_os(SAID) else { return };
+        // The first word lets it speak, when its parent has gone.
+        let script = r#"read word < "$SAID"; echo "$word" > "$SAID.answer" "#;
+        shell(script, &[("SAID", said.to_str().unwrap())]).spawn_detached().unwrap();
+    }
+
+    #[test]
+    fn a_successor_outlives_who_spawned_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = fifo(folder.path(), "said");
+        let answer = fifo(folder.path(), "said.answer");
+        let helper = "sys::successor::tests::spawns_a_successor_and_exits_if_told_to";
+        let mut spawner = Command::new(env::current_exe().unwrap());
+        spawner.args([helper, "--exact", "--quiet"]).env(SAID, &said);
+        spawner.stdout(Stdio::null());
+        assert!(spawner.status().unwrap().success());
+        fs::write(&said, "go\n").unwrap();
+        assert_eq!(fs::read_to_string(&answer).unwrap(), "go\n");
     }
 
     #[test]
