@@ -25,14 +25,16 @@ use tokio::sync::{oneshot, watch};
 
 use self::{
     course::{Course, UnderWay},
-    debounce::DebouncerRegistry,
-    followup::FollowupRegistry,
+    debounce::{Batch, Debouncer, DebouncerRegistry, Key},
+    followup::{FollowupQueues, FollowupRegistry, Turn},
     hooks::{Hooks, Moment},
     lane::CommandLanes,
     reply::Replies,
 };
 use super::{
     counts::{self, Count, Counts},
+    debounce::Window,
+    followup::Policy,
     gate::Gate,
     intake::Intake,
     label::Blocker,
@@ -153,6 +155,8 @@ impl Drain {
             current: Mutex::default(),
             phase: watch::Sender::new(None),
         };
+        let followups = inner.followups.clone();
+        inner.runs.on_end(move |session| followups.run_ended(session));
         Self { inner: Arc::new(inner) }
     }
 
@@ -169,6 +173,42 @@ impl Drain {
     /// Which chats were told already that nothing new is taken.
     pub fn notices(&self) -> &Notices {
         &self.inner.notices
+    }
+
+    /// A debouncer that the drain flushes: what is pushed into it comes to `callback` once its key is
+    /// quiet for `window`. More can be set by way of [`Self::debouncers`].
+    pub fn debouncer<K, T, F, Fut>(
+        &self,
+        name: &str,
+        window: Window,
+        callback: F,
+    ) -> Debouncer<K, T>
+    where
+        K: Key,
+        T: Send + 'static,
+        F: Fn(Option<K>, Batch<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: Outcome> + Send + 'static,
+    {
+        self.inner.debouncers.debouncer(name, window).start(callback)
+    }
+
+    /// Followup queues that the drain empties, and that know the runs of [`Self::runs`]: what
+    /// arrives while a run of its session is under way comes to `callback` when that has ended.
+    pub fn followups<T, F, Fut>(
+        &self,
+        name: impl Into<String>,
+        policy: Policy,
+        callback: F,
+    ) -> FollowupQueues<T>
+    where
+        T: Send + Sync + 'static,
+        F: Fn(Turn<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: Outcome> + Send + 'static,
+    {
+        let inner = &self.inner;
+        let queues = FollowupQueues::new(&inner.gate, name, policy, inner.runs.clone(), callback);
+        inner.followups.add(&queues);
+        queues
     }
 
     /// Every debouncer made with it is flushed by the drain.

@@ -19,10 +19,11 @@ pub mod unfinished;
 pub mod wake;
 pub mod wheel;
 
+pub use self::debounce::Window;
 pub use self::driver::{
     Begun, CalledOff, Drain, DrainOptions, Drained, Draining, Notice, Progress,
-    debounce::{Batch, Debouncer, DebouncerRegistry, Window},
-    followup::{FollowupQueues, FollowupRegistry},
+    debounce::{Batch, Debouncer, DebouncerRegistry},
+    followup::{FollowupQueues, FollowupRegistry, Turn},
     lane::CommandLanes,
     reply::{Dispatcher, Replies},
 };

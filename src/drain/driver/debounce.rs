@@ -68,7 +68,7 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Key for K {}
 /// inbox.push("ada", "are").await?;
 /// inbox.push("ada", "you there?").await?;
 /// assert_eq!(told.recv().await, Some((Some("ada"), "are you there?".to_owned())));
-/// # Ok::<(), lockkeeper::drain::gate::Refused>(())
+/// # Ok::<(), lockkeeper::drain::driver::debounce::PushError<&str>>(())
 /// # }.await.unwrap(); }
 /// ```
 pub struct Debouncer<K: Key, T: Send + 'static> {
@@ -148,15 +148,15 @@ impl<K: Key, T: Send + 'static> Debouncer<K, T> {
     ///
     /// # Errors
     ///
-    /// The gate is closed; the item is dropped. Where it must be kept, see [`Self::try_push`].
-    pub async fn push(&self, key: impl Into<Option<K>>, item: T) -> Result<(), Refused> {
+    /// The item, if the gate is closed; never that there is no room.
+    pub async fn push(&self, key: impl Into<Option<K>>, item: T) -> Result<(), PushError<T>> {
         let (key, mut item) = (key.into(), item);
         let mut watch = None;
         loop {
             match self.owner.core.push(key.clone(), item) {
                 Ok(()) => return Ok(()),
-                Err(PushError { why: NotTaken::Refused(why), .. }) => return Err(why),
                 Err(PushError { why: NotTaken::Full, item: back }) => item = back,
+                Err(error @ PushError { why: NotTaken::Refused(_), .. }) => return Err(error),
             }
             match &mut watch {
                 // Looked at once more: what changed before there was a watch was not seen.

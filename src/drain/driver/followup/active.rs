@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::drain::run::{self, AbortReason, Runs};
+
 /// Knows the runs of sessions that the queues did not begin, or that their callback has registered.
 ///
 /// Asked with nothing locked; so it may use locks of its own, and may call the queues. Whoever
@@ -36,6 +38,28 @@ pub enum NotSteered {
     /// It is at something that cannot take any.
     #[error("the run is not streaming")]
     NotStreaming,
+}
+
+/// Those that were registered. Messages are offered as `Arc<T>`; see
+/// [`Run::steerable`](crate::drain::run::Run::steerable).
+impl<T: Send + Sync + 'static> ActiveRuns<T> for Runs {
+    fn is_active(&self, session: &str) -> bool {
+        self.state(session).is_some()
+    }
+
+    fn steer(&self, session: &str, item: &Arc<T>) -> Result<(), NotSteered> {
+        self.steer(session, Arc::clone(item)).map_err(|(_, why)| match why {
+            run::NotSteered::Compacting => NotSteered::Compacting,
+            run::NotSteered::NoRun | run::NotSteered::Stopped | run::NotSteered::Aborted => {
+                NotSteered::Stopped
+            }
+            run::NotSteered::NotListening | run::NotSteered::Full => NotSteered::NotStreaming,
+        })
+    }
+
+    fn abort(&self, session: &str) {
+        self.abort(session, AbortReason::Interrupt);
+    }
 }
 
 /// Knows no run.

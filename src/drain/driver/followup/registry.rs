@@ -48,6 +48,7 @@ pub(super) trait AnyQueues: Send + Sync {
     fn by_key(&self) -> Vec<(String, u64)>;
     fn blockers(&self, most: usize) -> Vec<Blocker>;
     fn set_draining(&self, is_draining: bool);
+    fn run_ended(&self, session: &str);
     fn begin_drain(&self);
     fn end_drain(&self);
     fn take_unfinished(&self) -> Vec<Unfinished>;
@@ -89,6 +90,11 @@ impl FollowupRegistry {
     pub fn set_draining(&self, is_draining: bool) {
         self.lock().is_draining = is_draining;
         self.live().iter().for_each(|queues| queues.set_draining(is_draining));
+    }
+
+    /// As [`FollowupQueues::run_ended`], for all.
+    pub fn run_ended(&self, session: &str) {
+        self.live().iter().for_each(|queues| queues.run_ended(session));
     }
 
     /// As [`FollowupQueues::drain_all`], for all at once. Cancel-safe.
@@ -137,6 +143,10 @@ impl<T: Send + Sync + 'static> AnyQueues for Inner<T> {
 
     fn set_draining(&self, is_draining: bool) {
         Self::set_draining(self, is_draining);
+    }
+
+    fn run_ended(&self, session: &str) {
+        Self::run_ended(self, session);
     }
 
     fn begin_drain(&self) {
