@@ -3,12 +3,10 @@
 
 #![allow(clippy::disallowed_methods)]
 
-use std::sync::Weak;
-
 use shuttle::{
     check_random,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -31,7 +29,6 @@ mod registry_list;
 
 use registry_list::{RegistryList, Weakly};
 
-/// Shuttle's counts are its own, but life and death are std's.
 struct Entry(Weak<Member>);
 
 struct Member {
@@ -40,16 +37,16 @@ struct Member {
 }
 
 impl Weakly for Entry {
-    type Strong = std::sync::Arc<Member>;
+    type Strong = Arc<Member>;
 
     fn upgrade(&self) -> Option<Self::Strong> {
         self.0.upgrade()
     }
 }
 
-fn member(list: &RegistryList<Entry>, name: usize) -> std::sync::Arc<Member> {
-    let member = std::sync::Arc::new(Member { name, holds: AtomicBool::new(true) });
-    list.register(Entry(std::sync::Arc::downgrade(&member)));
+fn member(list: &RegistryList<Entry>, name: usize) -> Arc<Member> {
+    let member = Arc::new(Member { name, holds: AtomicBool::new(true) });
+    list.register(Entry(Arc::downgrade(&member)));
     member
 }
 

@@ -53,7 +53,7 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Key for K {}
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-/// # async fn main() {
+/// # async fn main() -> Result<(), lockkeeper::drain::driver::debounce::PushError<&'static str>> {
 /// use lockkeeper::drain::{debounce::Window, driver::debounce::{Batch, Debouncer}, gate::Gate};
 ///
 /// let gate = Gate::with_clock(lockkeeper::sys::clock::now);
@@ -68,8 +68,8 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Key for K {}
 /// inbox.push("ada", "are").await?;
 /// inbox.push("ada", "you there?").await?;
 /// assert_eq!(told.recv().await, Some((Some("ada"), "are you there?".to_owned())));
-/// # Ok::<(), lockkeeper::drain::driver::debounce::PushError<&str>>(())
-/// # }.await.unwrap(); }
+/// # Ok(())
+/// # }
 /// ```
 pub struct Debouncer<K: Key, T: Send + 'static> {
     owner: Arc<Owner<K, T>>,
