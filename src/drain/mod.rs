@@ -15,6 +15,8 @@ pub mod reply;
 pub mod report;
 pub mod run;
 mod sync;
+#[cfg(test)]
+mod tests;
 pub mod unfinished;
 pub mod wake;
 pub mod wheel;

@@ -11,3 +11,7 @@ pub(super) use std::sync::{
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Into how many parts that which many threads write is cut: a power of two, far more than threads
+/// are likely to run at once.
+pub(super) const SHARDS: u32 = 32;

@@ -3,11 +3,11 @@
 //! Cut into shards by thread, so that threads which admit at the same time do not wait for each
 //! other.
 
-use std::time::Instant;
+use std::{num::NonZeroU32, time::Instant};
 
 use super::super::{
     label::{Blocker, Label},
-    sync::{Mutex, lock},
+    sync::{Mutex, SHARDS, lock},
 };
 
 /// The names of all guards that have one.
@@ -16,12 +16,10 @@ pub(super) struct Names {
     shards: Box<[Shard]>,
 }
 
-/// Where a name stands.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    shard: u32,
-    slot: u32,
-}
+/// Where a name stands: slot and shard in one, and never zero, so that a guard stays small enough
+/// to be passed in registers.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Place(NonZeroU32);
 
 /// Alone on its cache line: its neighbour is another thread's.
 #[derive(Debug, Default)]
@@ -51,30 +49,23 @@ impl Names {
         Self { shards: (0..SHARDS).map(|_| Shard::default()).collect() }
     }
 
-    /// Notes a name.
-    pub(super) fn note(&self, label: Label, since: Instant, iteration: u32) -> Place {
+    /// Notes a name. Beyond 2²⁶ in one shard it is let go.
+    #[inline(always)]
+    pub(super) fn note(&self, label: Label, since: Instant, iteration: u32) -> Option<Place> {
         let shard = shard_of_this_thread();
         let mut slots = lock(&self.shards[shard as usize].0);
+        let slot = slots.free.pop().or_else(|| slots.widen())?;
         slots.filled += 1;
-        let named = Some(Named { label, since, iteration, number: slots.filled });
-        let slot = match slots.free.pop() {
-            Some(slot) => {
-                slots.of[slot as usize] = named;
-                slot
-            }
-            None => {
-                slots.of.push(named);
-                (slots.of.len() - 1) as u32
-            }
-        };
-        Place { shard, slot }
+        let number = slots.filled;
+        slots.of[slot as usize] = Some(Named { label, since, iteration, number });
+        Some(Place::new(shard, slot))
     }
 
     /// Forgets the name at a place, which is its noter's no more.
     pub(super) fn forget(&self, place: Place) {
-        let mut slots = lock(&self.shards[place.shard as usize].0);
-        let named = slots.of[place.slot as usize].take();
-        slots.free.push(place.slot);
+        let mut slots = lock(&self.shards[place.shard()].0);
+        let named = slots.of[place.slot() as usize].take();
+        slots.free.push(place.slot());
         drop(slots);
         // A name may be long to free: not under the lock.
         drop(named);
@@ -87,23 +78,45 @@ impl Names {
             let slots = lock(&slots.0);
             let live = (0..).zip(&slots.of).filter_map(|(slot, named)| {
                 let named = named.as_ref().filter(|named| named.iteration == iteration)?;
-                Some((named.since, named.number, Place { shard, slot }))
+                Some((named.since, named.number, Place::new(shard, slot)))
             });
             ages.extend(live);
         }
-        let by_age = |&(since, number, place): &(Instant, u64, Place)| (since, number, place.shard);
         if ages.len() > most {
-            ages.select_nth_unstable_by_key(most, by_age);
+            ages.select_nth_unstable(most);
             ages.truncate(most);
         }
-        ages.sort_unstable_by_key(by_age);
+        ages.sort_unstable();
         let told = ages.into_iter().filter_map(|(since, number, place)| {
-            let slots = lock(&self.shards[place.shard as usize].0);
+            let slots = lock(&self.shards[place.shard()].0);
             // It may have ended since the first look.
-            let named = slots.of[place.slot as usize].as_ref()?;
+            let named = slots.of[place.slot() as usize].as_ref()?;
             (named.number == number).then(|| Blocker { label: named.label.clone(), since })
         });
         told.collect()
+    }
+}
+
+impl Slots {
+    /// One more slot, empty.
+    fn widen(&mut self) -> Option<u32> {
+        let slot = u32::try_from(self.of.len()).ok().filter(|slot| *slot < MOST)?;
+        self.of.push(None);
+        Some(slot)
+    }
+}
+
+impl Place {
+    fn new(shard: u32, slot: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(slot * SHARDS + shard))
+    }
+
+    fn shard(self) -> usize {
+        ((self.0.get() - 1) % SHARDS) as usize
+    }
+
+    fn slot(self) -> u32 {
+        (self.0.get() - 1) / SHARDS
     }
 }
 
@@ -117,4 +130,5 @@ fn shard_of_this_thread() -> u32 {
     (address.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - SHARDS.trailing_zeros())) as u32
 }
 
-const SHARDS: u32 = 32;
+/// Slots of a shard.
+const MOST: u32 = 1 << 26;
