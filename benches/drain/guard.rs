@@ -1,0 +1,65 @@
+//! A guard: to be admitted, and to end.
+
+use std::{
+    sync::{Arc, Barrier},
+    thread,
+    time::Instant,
+};
+
+use lockkeeper::drain::gate::Gate;
+use tokio_util::task::TaskTracker;
+
+use super::pairs::{Candidate, compare, each};
+
+const ALONE: u32 = 20_000;
+const CONTENDED: u32 = 200_000;
+const TRACKER: &str = "TaskTracker::token";
+
+pub(crate) fn run() {
+    let tracker = TaskTracker::new();
+    let gate = Gate::with_clock(Instant::now);
+    let shared = Arc::new(());
+
+    let token = || tracker.token();
+    let anonymous = || gate.admit_anonymous();
+    let named = || gate.admit(("run", "x"));
+    let owned = || gate.admit(("run", "x".to_owned()));
+    let clone = || Arc::clone(&shared);
+
+    let alone = vec![
+        Candidate::new(TRACKER, || each(ALONE, token)),
+        Candidate::new("Gate::admit_anonymous", || each(ALONE, anonymous))
+            .beside(TRACKER)
+            .goal(1.5),
+        Candidate::new("Gate::admit((\"run\", \"x\"))", || each(ALONE, named))
+            .beside(TRACKER)
+            .goal(3.0),
+        Candidate::new("Gate::admit, with a String", || each(ALONE, owned)).beside(TRACKER),
+        Candidate::new("Arc::clone", || each(ALONE, clone)).beside(TRACKER),
+        Candidate::new("Instant::now", || each(ALONE, Instant::now)).beside(TRACKER),
+    ];
+    compare("A guard, begun and ended, one thread", 500, alone);
+
+    let contended = vec![
+        Candidate::new(TRACKER, || contended(token)),
+        Candidate::new("Gate::admit_anonymous", || contended(anonymous)).beside(TRACKER).goal(1.0),
+        Candidate::new("Gate::admit((\"run\", \"x\"))", || contended(named))
+            .beside(TRACKER)
+            .goal(1.0),
+        Candidate::new("Arc::clone", || contended(clone)).beside(TRACKER),
+    ];
+    compare("A guard, begun and ended, by two threads at once on one gate", 80, contended);
+}
+
+/// Of two threads that begin at once, the slower one.
+fn contended<R>(call: impl Fn() -> R + Sync) -> f64 {
+    let start = Barrier::new(2);
+    let work = || {
+        start.wait();
+        each(CONTENDED, &call)
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(work);
+        work().max(other.join().expect("no call panics"))
+    })
+}
