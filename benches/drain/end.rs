@@ -42,7 +42,7 @@ pub(crate) fn run() {
             .beside(tracker)
             .every(50),
     ];
-    compare("From the last guard's drop to the drain's return", 500, all);
+    compare("From the last guard's drop to the drain's return", 2_000, all);
 
     let pattern = "cancel, close, wait";
     let all = vec![
