@@ -1,7 +1,12 @@
 //! Carries a plan out: one task from the first phase to the last reply.
 #![allow(clippy::disallowed_methods)]
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+    sync::Arc,
+    time::Instant,
+};
 
 use tokio::{sync::Notify, time};
 
@@ -141,7 +146,13 @@ impl Course {
         loop {
             // The lock is not held while an action is carried out.
             loop {
-                let Some(action) = lock(&under_way.plan).poll_action() else { break };
+                let mut action = lock(&under_way.plan).poll_action();
+                if action.is_none() {
+                    // What is left may end the phase that has just begun, or the one under way.
+                    self.look();
+                    action = lock(&under_way.plan).poll_action();
+                }
+                let Some(action) = action else { break };
                 match action {
                     Action::Begin { phase: Phase::Close, .. } => return Some(self.end().await),
                     Action::Begin { phase, until } => work = Some(self.begin(phase, until)),
@@ -158,12 +169,17 @@ impl Course {
                     Action::Exit(_) => {}
                 }
             }
-            self.look();
             let next = {
                 let plan = lock(&under_way.plan);
                 [plan.poll_timeout(), self.throttle.poll_timeout()].into_iter().flatten().min()
             };
-            let Some(next) = next else { return None };
+            let due = async {
+                match next {
+                    Some(at) => time::sleep_until(at.into()).await,
+                    // It was called off since its actions were taken: that change is told below.
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = under_way.changed.notified() => {}
@@ -174,7 +190,7 @@ impl Course {
                     self.worked(worked);
                 }
                 () = watch.changed() => {}
-                () = time::sleep_until(next.into()) => {
+                () = due => {
                     let now = clock::now();
                     lock(&under_way.plan).handle_timeout(now);
                     if let Some(step) = self.throttle.handle_timeout(now) {
