@@ -141,7 +141,13 @@ impl Course {
         loop {
             // The lock is not held while an action is carried out.
             loop {
-                let Some(action) = lock(&under_way.plan).poll_action() else { break };
+                let mut action = lock(&under_way.plan).poll_action();
+                if action.is_none() {
+                    // What is left may end the phase that has just begun, or the one under way.
+                    self.look();
+                    action = lock(&under_way.plan).poll_action();
+                }
+                let Some(action) = action else { break };
                 match action {
                     Action::Begin { phase: Phase::Close, .. } => return Some(self.end().await),
                     Action::Begin { phase, until } => work = Some(self.begin(phase, until)),
@@ -158,7 +164,6 @@ impl Course {
                     Action::Exit(_) => {}
                 }
             }
-            self.look();
             let next = {
                 let plan = lock(&under_way.plan);
                 [plan.poll_timeout(), self.throttle.poll_timeout()].into_iter().flatten().min()
