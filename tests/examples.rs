@@ -170,6 +170,26 @@ fn axum_service_finishes_what_it_has_admitted_and_refuses_the_rest_with_503() {
 }
 
 #[test]
+fn axum_service_leaves_as_soon_as_its_last_request_is_answered() {
+    let address = free_address();
+    let mut gateway = start("axum_service", &address);
+    serving(&gateway, 1);
+    let answer = thread::scope(|scope| {
+        // Its end is all that happens in the drain: nothing else makes it look again.
+        let request = scope.spawn(|| {
+            // Where it comes too late even to be refused, it is the successor's.
+            std::iter::repeat_with(|| get(&address, "/slow/1000")).flatten().next()
+        });
+        let restart = gateway.ask(["restart", "--wait"]).finish();
+        assert!(restart.stdout.contains("nothing cut"), "{restart:?}");
+        request.join().expect("it asks").expect("it goes on until it is answered")
+    });
+    assert!([200, 503].contains(&answer.status), "{answer:?}");
+    serving(&gateway, 2);
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
 fn axum_service_answers_every_request_once_or_refuses_it_aloud_over_three_restarts() {
     let address = free_address();
     over_three_restarts("axum_service", &address, |_, go_on| {
