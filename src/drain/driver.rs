@@ -328,6 +328,44 @@ impl Drain {
         under_way.map(|under_way| under_way.is_cut()).ok_or(CalledOff)
     }
 
+    /// Resolves when no drain is under way: true where there is none, or where it was called off and
+    /// all is as before; false when all is drained and the gate has closed. Cancel-safe.
+    ///
+    /// What stops to fetch by [`Self::leaving`] learns by this whether to go on:
+    ///
+    /// ```
+    /// # use lockkeeper::drain::{Begun, Drain, plan::Leaving};
+    /// # async fn fetch() { std::future::pending().await }
+    /// async fn receive(drain: Drain) {
+    ///     loop {
+    ///         tokio::select! {
+    ///             () = fetch() => {}
+    ///             () = drain.leaving() => if !drain.called_off().await { return },
+    ///         }
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// # let drain = Drain::default();
+    /// # assert!(drain.called_off().await);
+    /// # let receiving = tokio::spawn(receive(drain.clone()));
+    /// # let Ok(Begun::Draining(first)) = drain.begin(Leaving::Restart, "") else { panic!() };
+    /// # drain.call_off().unwrap();
+    /// # assert!(drain.called_off().await && first.await.is_err() && !receiving.is_finished());
+    /// # let Ok(Begun::Draining(second)) = drain.begin(Leaving::Restart, "") else { panic!() };
+    /// # second.await.unwrap();
+    /// # assert!(!drain.called_off().await);
+    /// # receiving.await.unwrap();
+    /// # }
+    /// ```
+    pub async fn called_off(&self) -> bool {
+        let iteration = self.inner.gate.iteration();
+        let mut phase = self.inner.phase.subscribe();
+        let over = phase.wait_for(|phase| matches!(phase, None | Some(Phase::Close))).await;
+        // A later life has no drain either, but is not the one that was asked about.
+        over.is_ok_and(|phase| phase.is_none()) && self.inner.gate.iteration() == iteration
+    }
+
     /// Begins to drain, or joins the drain under way. It goes on by itself, also if what this gives
     /// is dropped.
     ///
