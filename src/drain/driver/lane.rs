@@ -154,12 +154,12 @@ impl CommandLanes {
 
     /// How many commands run.
     pub fn active(&self) -> usize {
-        self.inner.state().slots.active().len()
+        self.inner.state().slots.active_count()
     }
 
     /// How many wait for a slot.
     pub fn queued(&self) -> usize {
-        self.inner.state().slots.queued().len()
+        self.inner.state().slots.queued_count()
     }
 
     /// Figures of one lane; those of an unused one where it has no commands.
@@ -201,7 +201,7 @@ impl CommandLanes {
 
     /// Whether nothing runs and nothing waits by the deadline. Cancel-safe.
     pub async fn idle(&self, deadline: Instant) -> bool {
-        let is_idle = |slots: &Slots<Work>| slots.active().len() == 0 && slots.queued().len() == 0;
+        let is_idle = |slots: &Slots<Work>| slots.active_count() == 0 && slots.queued_count() == 0;
         self.inner.until(deadline, is_idle).await
     }
 

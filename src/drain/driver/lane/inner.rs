@@ -1,7 +1,6 @@
 //! The machine under its lock, and what follows from each change of it.
 
 use std::{
-    iter,
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
     time::{Duration, Instant},
 };
@@ -12,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     LaneError, Waited,
     command::{Control, Work},
-    runner::{self, OnSlot},
+    runner::{self, Begun, OnSlot},
 };
 use crate::drain::{
     gate::{Gate, Pass, Refused},
@@ -35,29 +34,46 @@ pub(super) struct Inner {
 
 pub(super) struct State {
     pub(super) slots: Slots<Work>,
+    /// The last time that a command was accepted.
+    read: Instant,
     /// When the driver looks next by itself.
     alarm: Option<Instant>,
     /// Ends every task that was started under it.
-    cut: CancellationToken,
+    cut: Arc<CancellationToken>,
 }
 
 /// What an action of the machine asks for, to be carried out when the lock is free.
 enum Effect {
-    Run(OnSlot),
+    Run(Begun),
     Abort(Arc<dyn Control>),
     Release(Work),
-    Waited(Waited),
+    Waited(Box<Waited>),
 }
 
-/// Seldom more than one: that is kept without an allocation.
+/// What follows from one change.
+#[derive(Default)]
 struct Effects {
-    first: Option<Effect>,
+    /// The first command that begins; seldom is there anything else. That costs no allocation.
+    run: Option<Begun>,
     rest: Vec<Effect>,
+    /// What the tasks that are started are under, if any is.
+    cut: Option<Arc<CancellationToken>>,
+}
+
+impl Effects {
+    /// Gives the lock back.
+    fn unlock(mut self, state: MutexGuard<'_, State>) -> Self {
+        if self.run.is_some() || !self.rest.is_empty() {
+            self.cut = Some(Arc::clone(&state.cut));
+        }
+        self
+    }
 }
 
 impl Inner {
     pub(super) fn start(gate: Gate, policy: LanePolicy) -> Arc<Self> {
-        let state = State { slots: Slots::new(policy), alarm: None, cut: CancellationToken::new() };
+        let state =
+            State { slots: Slots::new(policy), read: gate.now(), alarm: None, cut: Arc::default() };
         let inner = Arc::new(Self {
             gate,
             policy,
@@ -84,7 +100,7 @@ impl Inner {
         parent: Option<&Pass>,
         terms: Terms,
         work: impl FnOnce(Pass) -> Work,
-    ) -> Result<(), Refused> {
+    ) -> Result<CommandId, Refused> {
         // The gate is asked under our lock: whoever has closed it and then counts, counts this.
         let mut state = self.state();
         let pass = match parent {
@@ -96,13 +112,13 @@ impl Inner {
                 pass
             }
         };
-        let work = work(pass);
-        let control = Arc::clone(work.control());
-        let id = state.slots.enqueue(self.gate.now(), terms, work);
-        control.common().id.set(id).ok();
-        let effects = self.effects_of(state);
+        state.read = self.gate.now();
+        let now = state.read;
+        let id = state.slots.enqueue(now, terms, work(pass));
+        let effects = self.effects_of(&mut state).unlock(state);
+        // No beat: no count has fallen.
         self.carry_out(effects);
-        Ok(())
+        Ok(id)
     }
 
     /// Changes the machine and does what follows.
@@ -112,24 +128,24 @@ impl Inner {
     ) -> A {
         let mut state = self.state();
         let changed = change(&mut state.slots, self.gate.now());
-        let effects = self.effects_of(state);
+        let effects = self.effects_of(&mut state).unlock(state);
+        self.gate.pulse().beat();
         self.carry_out(effects);
         changed
     }
 
     /// The work of a command has ended. Gives back what belongs to it if it still held its slot,
     /// and a command whose slot is now free, to be run in the same task.
-    pub(super) fn finished(self: &Arc<Self>, id: CommandId) -> (Option<Work>, Option<OnSlot>) {
+    pub(super) fn finished(self: &Arc<Self>, id: CommandId) -> (Option<Work>, Option<Begun>) {
         let mut state = self.state();
-        let work = state.slots.finished(self.gate.now(), id);
-        let mut effects = self.effects_of(state);
-        let next = match effects.first.take() {
-            Some(Effect::Run(next)) if work.is_some() => Some(next),
-            other => {
-                effects.first = other;
-                None
-            }
-        };
+        // Only what begins by this asks for the time.
+        let is_last = state.slots.queued_count() == 0;
+        let now = if is_last { state.read } else { self.gate.now() };
+        let work = state.slots.finished(now, id);
+        let mut effects = self.effects_of(&mut state);
+        let next = if work.is_some() { effects.run.take() } else { None };
+        let effects = effects.unlock(state);
+        self.gate.pulse().beat();
         self.carry_out(effects);
         (work, next)
     }
@@ -184,21 +200,22 @@ impl Inner {
         state.slots.handle_timeout(now);
         state.alarm = state.slots.poll_timeout();
         let pause = state.alarm.map(|at| at.saturating_duration_since(now));
-        let effects = self.effects_of(state);
+        let effects = self.effects_of(&mut state).unlock(state);
+        self.gate.pulse().beat();
         self.carry_out(effects);
         pause
     }
 
-    /// Empties the machine of actions, sees to the alarm, and gives the lock back.
-    fn effects_of(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Effects {
-        let mut poll = || {
-            let action = state.slots.poll_action()?;
-            Some(self.effect_of(&mut state, action))
-        };
-        // An action about a command that has left since asks for nothing.
-        let mut effects = iter::from_fn(&mut poll).flatten();
-        let first = effects.next();
-        let effects = Effects { first, rest: effects.collect() };
+    /// Empties the machine of actions, and sees to the alarm.
+    fn effects_of(&self, state: &mut State) -> Effects {
+        let mut effects = Effects::default();
+        while let Some(action) = state.slots.poll_action() {
+            // An action about a command that has left since asks for nothing.
+            match self.effect_of(state, action) {
+                Some(Effect::Run(begun)) if effects.run.is_none() => effects.run = Some(begun),
+                effect => effects.rest.extend(effect),
+            }
+        }
         let due = state.slots.poll_timeout();
         if due.is_some_and(|due| state.alarm.is_none_or(|alarm| due < alarm)) {
             state.alarm = due;
@@ -207,15 +224,14 @@ impl Inner {
         effects
     }
 
-    fn effect_of(self: &Arc<Self>, state: &mut State, action: Action<Work>) -> Option<Effect> {
+    fn effect_of(&self, state: &mut State, action: Action<Work>) -> Option<Effect> {
         match action {
             Action::Run { id, is_kept } => {
                 let work = state.slots.item_mut(id)?;
                 if is_kept && let Ok(pass) = self.gate.pass_inside() {
                     work.pass = Some(pass);
                 }
-                let job = work.begin()?;
-                Some(Effect::Run(OnSlot::new(Arc::clone(self), id, job, state.cut.clone())))
+                Some(Effect::Run(Begun { id, job: work.begin(id)? }))
             }
             Action::Abort(id) => {
                 Some(Effect::Abort(Arc::clone(state.slots.item_mut(id)?.control())))
@@ -223,16 +239,21 @@ impl Inner {
             Action::Release { id: _, item } => Some(Effect::Release(item)),
             Action::Waited { id, lane, waited } => {
                 let label = state.slots.item_mut(id)?.common().label.clone();
-                Some(Effect::Waited(Waited { label, lane: state.slots.figures(&lane), waited }))
+                let lane = state.slots.figures(&lane);
+                Some(Effect::Waited(Box::new(Waited { label, lane, waited })))
             }
         }
     }
 
     fn carry_out(self: &Arc<Self>, effects: Effects) {
-        self.gate.pulse().beat();
-        for effect in effects.first.into_iter().chain(effects.rest) {
+        let Effects { run, rest, cut } = effects;
+        let Some(cut) = cut else { return };
+        for effect in run.map(Effect::Run).into_iter().chain(rest) {
             match effect {
-                Effect::Run(slot) => drop(self.runtime.spawn(runner::run(slot))),
+                Effect::Run(begun) => {
+                    let slot = OnSlot::new(Arc::clone(self), begun);
+                    drop(self.runtime.spawn(runner::run(slot, Arc::clone(&cut))));
+                }
                 Effect::Abort(control) => {
                     let label = &control.common().label;
                     tracing::warn!(%label, "a command makes no progress and is told to end");
@@ -243,7 +264,7 @@ impl Inner {
                     tracing::warn!(%label, "a command did not end in its grace and lost its slot");
                     work.end(LaneError::TimedOut);
                 }
-                Effect::Waited(waited) => self.report(waited),
+                Effect::Waited(waited) => self.report(*waited),
             }
         }
     }

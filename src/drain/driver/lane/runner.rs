@@ -8,33 +8,40 @@ use tokio_util::sync::CancellationToken;
 use super::{command::Job, inner::Inner};
 use crate::drain::lane::CommandId;
 
-/// A command that has its slot. Its drop gives the slot back.
+/// A command that was given its slot.
+pub(super) struct Begun {
+    pub(super) id: CommandId,
+    pub(super) job: Job,
+}
+
+/// A slot, and what is run in it. Its drop gives the slot back.
 pub(super) struct OnSlot {
     lanes: Arc<Inner>,
     /// None: the slot was given back.
     id: Option<CommandId>,
     job: Option<Job>,
-    cut: CancellationToken,
 }
 
 impl OnSlot {
-    pub(super) fn new(lanes: Arc<Inner>, id: CommandId, job: Job, cut: CancellationToken) -> Self {
-        Self { lanes, id: Some(id), job: Some(job), cut }
+    pub(super) fn new(lanes: Arc<Inner>, Begun { id, job }: Begun) -> Self {
+        Self { lanes, id: Some(id), job: Some(job) }
     }
 
-    /// The work has ended. Gives the command that is to be run next in this task.
-    fn finish(mut self) -> Option<Self> {
+    /// The work has ended. What takes a slot by that, if anything does, is run here next.
+    fn finish(&mut self) {
         // What it holds goes before the slot does.
         self.job = None;
-        let id = self.id.take()?;
+        let Some(id) = self.id.take() else { return };
         let (work, next) = self.lanes.finished(id);
+        if let Some(Begun { id, job }) = next {
+            (self.id, self.job) = (Some(id), Some(job));
+        }
         if work.is_none() {
             tracing::warn!(
                 ?id,
                 "a command ended after it had lost its slot; its result is dropped"
             );
         }
-        next
     }
 }
 
@@ -48,22 +55,17 @@ impl Drop for OnSlot {
 }
 
 /// Runs a command, then what takes a slot as it ends, until nothing does or it is cut.
-pub(super) async fn run(mut slot: OnSlot) {
+pub(super) async fn run(mut slot: OnSlot, cut: Arc<CancellationToken>) {
     // Commands that follow one another run under the same token: a cut between them takes the slot.
-    let cut = slot.cut.clone();
     let mut cut = pin!(cut.cancelled());
-    loop {
-        // Commands that never wait must not keep the thread.
-        consume_budget().await;
-        let Some(job) = &mut slot.job else { return };
+    while let Some(job) = &mut slot.job {
         tokio::select! {
             biased; // One last look for work that was just told to end.
             () = job => {}
             () = &mut cut => return,
         }
-        match slot.finish() {
-            Some(next) => slot = next,
-            None => return,
-        }
+        slot.finish();
+        // Commands that never wait must not keep the thread.
+        consume_budget().await;
     }
 }

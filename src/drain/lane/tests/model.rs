@@ -214,8 +214,8 @@ impl World {
     }
 
     fn check(&self) {
-        assert_eq!(self.slots.active().len(), self.active.len());
-        assert_eq!(self.slots.queued().len(), self.queued.len());
+        assert_eq!(self.slots.active_count(), self.active.len());
+        assert_eq!(self.slots.queued_count(), self.queued.len());
         for (lane, limit) in self.limits.iter().enumerate() {
             let active = self.active.iter().filter(|known| known.lane == lane).count();
             let queued = self.queued.iter().filter(|known| known.lane == lane).count();
