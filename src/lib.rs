@@ -1,7 +1,9 @@
-//! A process supervisor for one long-lived message gateway.
+//! A process supervisor for one long-lived message gateway, and the library with which a gateway
+//! drains.
 //!
 //! The program is `lockkeeper`; the README tells how to use it, `docs/contract.md` what a gateway
-//! may expect of it. This page tells how it works.
+//! may expect of it. Who writes a gateway begins with [`drain`], which has a guide in five steps,
+//! and [`lifecycle::run`]. This page tells how it all works.
 //!
 //! # Theory of operation
 //!
@@ -35,6 +37,12 @@
 //! never two children; nothing is started after a stop; a state that waits has a deadline; an
 //! accepted restart gets exactly one verdict.
 //!
+//! What the child does between the signal and its exit is its own affair. With the library it is
+//! this: [`restart::driver`] has made one restart of all its own wishes and asked the parent for it;
+//! [`lifecycle::run_loop`](mod@lifecycle::run_loop) hears the parent's signal; [`drain::plan`] goes
+//! through the phases, from telling clients to the last reply, under one deadline; the server is
+//! closed; the exit code says how it went.
+//!
 //! The parent is killed, too. The kernel gives its lock back; a second lock, which every child
 //! inherited, tells the next parent that a child still lives, and that child is ended first.
 //!
@@ -45,10 +53,10 @@
 //! | | module | what it is | may touch the world |
 //! | --- | --- | --- | --- |
 //! | 0 | [`protocol`] | values that parent and child agree on, and their parsers | no |
-//! | 1 | [`supervisor`], [`restart`] | machines: facts and the time in, actions and deadlines out | no |
+//! | 1 | [`supervisor`], [`drain`], [`restart`], [`lifecycle`] | machines: facts and the time in, actions and deadlines out; and counts that any thread may call | no |
 //! | 2 | [`config`] | what the operator wants, and where each value came from | no |
 //! | 3 | [`sys`] | the whole list of what is asked of the operating system | yes |
-//! | 4 | [`supervisor::driver`], [`config::driver`] | carry out and report back | yes |
+//! | 4 | [`supervisor::driver`], [`drain::driver`], [`restart::driver`], [`lifecycle::driver`], [`config::driver`] | carry out and report back | yes |
 //! | 5 | [`cli`] | the command line | yes |
 //! | 6 | this page | the names of the modules, no logic | no |
 //! | 7 | `main.rs`, `bin/run.rs` | `lockkeeper`; `lockkeeper-run`, which `lockkeeper run` becomes | yes |
@@ -59,8 +67,10 @@
 //!
 //! # Features
 //!
-//! `supervisor` (default) is the program. Without it the crate is [`protocol`] and [`restart`]
-//! alone, for a child that wants to speak the contract with few dependencies.
+//! `supervisor` (default) is the program, `drain` (default) the library: a gateway says
+//! `default-features = false, features = ["drain"]` and gets [`drain`], [`lifecycle`] and
+//! [`restart`], without the supervisor and what it needs. Without both the crate is [`protocol`] and
+//! the machine of [`restart`], for a child that wants to speak the contract with few dependencies.
 
 #[cfg(feature = "supervisor")]
 pub mod cli;

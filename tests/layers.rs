@@ -274,7 +274,8 @@ fn names_facade(path: &[String], facades: &[Vec<String>]) -> bool {
     MACHINES.contains(&domain.as_str())
         && (name == "*"
             || name.starts_with(char::is_uppercase)
-            || facades.iter().any(|facade| facade[..] == path[..2]))
+            // A longer path goes on in a module of the same name.
+            || (path.len() == 2 && facades.iter().any(|facade| facade[..] == *path)))
 }
 
 fn worldly_files_out_of_place(source: &Source) -> Vec<Finding> {

@@ -168,9 +168,6 @@ struct Turning {
 pub struct Pass {
     inner: Arc<Inner>,
     iteration: u32,
-    /// Where the guard's name stands, if this is a named guard's. Here, as a guard of two words
-    /// goes through registers, and one of three is written and read again.
-    place: Option<Place>,
 }
 
 /// Counts a piece of work as alive. The drop is the completion, also by a panic or a cancellation;
@@ -179,6 +176,8 @@ pub struct Pass {
 #[derive(Debug)]
 pub struct WorkGuard {
     pass: Pass,
+    /// Of its name, if it has one.
+    place: Option<Place>,
 }
 
 /// A lease on the closed gate: new work is refused as long as it is held. Its drop ends it, and
@@ -338,8 +337,8 @@ impl Inner {
         let word = Word(self.word.fetch_add(ONE, Ordering::SeqCst));
         match admits(word) {
             Ok(()) => {
-                let inner = Arc::clone(self);
-                Ok(WorkGuard { pass: Pass { inner, iteration: word.iteration(), place: None } })
+                let pass = Pass { inner: Arc::clone(self), iteration: word.iteration() };
+                Ok(WorkGuard { pass, place: None })
             }
             Err(refused) => {
                 self.end(word.iteration());
@@ -366,7 +365,7 @@ impl Inner {
     ) -> Result<Pass, Refused> {
         let word = self.load();
         admits(word)?;
-        Ok(Pass { inner: Arc::clone(self), iteration: word.iteration(), place: None })
+        Ok(Pass { inner: Arc::clone(self), iteration: word.iteration() })
     }
 
     /// Changes state or iteration, under the lock that it is given; the count may change meanwhile.
@@ -419,21 +418,19 @@ impl WorkGuard {
     // Inlined, as `note` is: handed on in pieces and picked up whole, a guard and its label make the
     // processor wait three times for its own writes, which is as long as all else takes.
     #[inline(always)]
-    fn named(self, label: Label) -> Self {
-        let Pass { inner, iteration, .. } = &self.pass;
-        let place = inner.names.note(label, (inner.clock)(), *iteration);
-        let mut named = self;
-        named.pass.place = place;
-        named
+    fn named(mut self, label: Label) -> Self {
+        let Pass { inner, iteration } = &self.pass;
+        self.place = inner.names.note(label, (inner.clock)(), *iteration);
+        self
     }
 }
 
 impl Drop for WorkGuard {
     fn drop(&mut self) {
-        let Pass { inner, iteration, place } = &self.pass;
+        let Pass { inner, iteration } = &self.pass;
         // First: who finds the count at none finds no names.
-        if let Some(place) = place {
-            inner.names.forget(*place);
+        if let Some(place) = self.place {
+            inner.names.forget(place);
         }
         inner.end(*iteration);
     }

@@ -1,5 +1,7 @@
 //! The environment between parent and child, by name.
 
+use std::time::Duration;
+
 /// The parent's own datagram socket, never the service manager's.
 pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 /// Which process life of the child this is, counted from 1 for each life of the parent.
@@ -26,6 +28,9 @@ pub const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
 /// What the expected restart time is before the first restart was measured, in milliseconds.
 pub const RESTART_EXPECTED_DEFAULT_MS: u64 = 1500;
+
+/// The longest path of a Unix socket, in bytes: `sun_path` without its terminator.
+pub const MAX_SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 /// Names that the child must not inherit.
 ///
@@ -55,6 +60,16 @@ pub fn is_truthy(value: &str) -> bool {
     ["1", "true", "yes", "on"].iter().any(|t| value.eq_ignore_ascii_case(t))
 }
 
+/// How often to say `WATCHDOG=1`: half of what the manager asks for in `WATCHDOG_USEC` (`usec`).
+/// `None` if it asks nothing, or asks another process (`WATCHDOG_PID`, here `pid`).
+pub fn watchdog_period(usec: Option<&str>, pid: Option<&str>, own_pid: u32) -> Option<Duration> {
+    if pid.is_some_and(|pid| pid.parse() != Ok(own_pid)) {
+        return None;
+    }
+    let interval = usec?.parse().ok().filter(|usec| *usec > 0).map(Duration::from_micros)?;
+    Some(interval / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -70,6 +85,18 @@ mod tests {
         }
         for name in ["PATH", "HOME", "LOCKKEEPER_NO_RESPAWN", "OPENCLAW_NO_RESPAWN", "NOTIFY"] {
             assert!(!is_scrubbed(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_twice_an_interval_if_it_is_ours() {
+        let half = Some(Duration::from_secs(15));
+        assert_eq!(watchdog_period(Some("30000000"), None, 7), half);
+        assert_eq!(watchdog_period(Some("30000000"), Some("7"), 7), half);
+        assert_eq!(watchdog_period(Some("30000000"), Some("8"), 7), None);
+        assert_eq!(watchdog_period(Some("30000000"), Some("x"), 7), None);
+        for usec in [None, Some("0"), Some(""), Some("-1"), Some("1s")] {
+            assert_eq!(watchdog_period(usec, None, 7), None, "{usec:?}");
         }
     }
 

@@ -35,6 +35,7 @@ use crate::{
     config::{self, Effective},
     protocol::{
         control::{RestartId, shown_command},
+        env,
         exit::{self, ChildExit},
         notify::DrainProgress,
         signal::Signal,
@@ -57,7 +58,7 @@ use crate::{
         stage::{Stage, StageError},
         state_dir::{self, StateDirError},
         tree,
-        upstream::{self, Upstream},
+        upstream::Upstream,
     },
 };
 
@@ -278,7 +279,7 @@ impl Driver {
 
         let own = |name: &str| ours.iter().find(|(key, _)| key == name).map(|(_, v)| v.clone());
         let upstream = Upstream::from_env(own("NOTIFY_SOCKET"));
-        let period = upstream::watchdog_period(
+        let period = env::watchdog_period(
             own("WATCHDOG_USEC").as_deref().and_then(|v| v.to_str()),
             own("WATCHDOG_PID").as_deref().and_then(|v| v.to_str()),
             std::process::id(),

@@ -27,6 +27,7 @@ pub mod process_id;
 #[cfg(feature = "supervisor")]
 pub mod reaper;
 pub mod signals;
+#[cfg(feature = "supervisor")]
 pub mod socket_path;
 #[cfg(feature = "supervisor")]
 pub mod stage;
@@ -34,4 +35,5 @@ pub mod stage;
 pub mod state_dir;
 pub mod successor;
 pub mod tree;
+#[cfg(feature = "supervisor")]
 pub mod upstream;

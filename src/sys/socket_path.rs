@@ -13,8 +13,7 @@ use std::{
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 use thiserror::Error;
 
-/// The longest path of a Unix socket, in bytes: `sun_path` without its terminator.
-pub const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+use crate::protocol::env::MAX_SOCKET_PATH;
 
 /// Why a socket could not be bound.
 #[derive(Debug, Error)]
@@ -22,7 +21,7 @@ pub const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 pub enum BindError {
     /// The path does not fit into a socket address.
     #[error(
-        "{path}: {length} bytes are too long for a socket path ({MAX_PATH} at most); choose a \
+        "{path}: {length} bytes are too long for a socket path ({MAX_SOCKET_PATH} at most); choose a \
          shorter --state-dir"
     )]
     TooLong {
@@ -73,7 +72,7 @@ pub(super) fn socket(kind: SocketType) -> io::Result<OwnedFd> {
 /// As [`BindError`] says; a file that is not a socket is never removed.
 pub(super) fn bind(socket: &OwnedFd, path: &Path) -> Result<(), BindError> {
     let length = path.as_os_str().as_bytes().len();
-    if length > MAX_PATH {
+    if length > MAX_SOCKET_PATH {
         return Err(BindError::TooLong { path: path.to_owned(), length });
     }
     match fs::symlink_metadata(path) {
@@ -100,10 +99,12 @@ mod tests {
     #[test]
     fn a_path_may_have_as_many_bytes_as_the_system_allows_and_no_more() {
         let folder = tempfile::tempdir().unwrap();
-        let room = MAX_PATH - folder.path().as_os_str().len() - 1;
+        let room = MAX_SOCKET_PATH - folder.path().as_os_str().len() - 1;
         assert!(bound(&folder.path().join("s".repeat(room))).is_ok());
         let error = bound(&folder.path().join("s".repeat(room + 1))).unwrap_err();
-        assert!(matches!(error, BindError::TooLong { length, .. } if length == MAX_PATH + 1));
+        assert!(
+            matches!(error, BindError::TooLong { length, .. } if length == MAX_SOCKET_PATH + 1)
+        );
         assert!(error.to_string().contains("--state-dir"), "{error}");
     }
 

@@ -79,16 +79,6 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_STATUS).collect()
 }
 
-/// How often to say `WATCHDOG=1`: half of what the manager asks for in `WATCHDOG_USEC` (`usec`).
-/// `None` if it asks nothing, or asks another process (`WATCHDOG_PID`, here `pid`).
-pub fn watchdog_period(usec: Option<&str>, pid: Option<&str>, own_pid: u32) -> Option<Duration> {
-    if pid.is_some_and(|pid| pid.parse() != Ok(own_pid)) {
-        return None;
-    }
-    let interval = usec?.parse().ok().filter(|usec| *usec > 0).map(Duration::from_micros)?;
-    Some(interval / 2)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -169,18 +159,6 @@ mod tests {
             assert!(!upstream.is_connected());
             assert!(upstream.ready("") && upstream.watchdog());
             assert_eq!(upstream.dropped(), 0);
-        }
-    }
-
-    #[test]
-    fn the_watchdog_is_fed_twice_an_interval_if_it_is_ours() {
-        let half = Some(Duration::from_secs(15));
-        assert_eq!(watchdog_period(Some("30000000"), None, 7), half);
-        assert_eq!(watchdog_period(Some("30000000"), Some("7"), 7), half);
-        assert_eq!(watchdog_period(Some("30000000"), Some("8"), 7), None);
-        assert_eq!(watchdog_period(Some("30000000"), Some("x"), 7), None);
-        for usec in [None, Some("0"), Some(""), Some("-1"), Some("1s")] {
-            assert_eq!(watchdog_period(usec, None, 7), None, "{usec:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use shuttle::{
 
 use super::{
     explore,
-    gate::{GateState, WorkGuard},
+    gate::{GateState, Refused, WorkGuard},
     intake::Intake,
     notices::Notices,
     open_gate, together,
@@ -72,7 +72,10 @@ fn a_pass_of_an_old_iteration_counts_nothing_in_the_new_one() {
                 block_on(a.pulse().until(|| a.active() == 1));
                 drop(guard);
             }),
-            Box::new(move || drop(turn.pass().admit("reply"))),
+            Box::new(move || match turn.pass().admit("reply") {
+                Ok(reply) => assert_eq!(reply.pass().iteration(), 1),
+                Err(refused) => assert_eq!(refused, Refused::Closed),
+            }),
         ]);
         assert_eq!((gate.active(), gate.blockers(8).len()), (0, 0));
     });

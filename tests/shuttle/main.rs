@@ -44,11 +44,16 @@ fn open_gate() -> gate::Gate {
     gate::Gate::with_clock(std::time::Instant::now)
 }
 
+/// How many interleavings are tried by default, in each of two ways.
+const TRIES: usize = 1_000;
+
 /// Tries interleavings of what `scenario` starts; one in which it panics, or all its threads wait,
-/// is printed so that `shuttle::replay` repeats it.
+/// is printed so that `shuttle::replay` repeats it. `SHUTTLE_TRIES=10000` tries more.
 fn explore(scenario: fn()) {
-    shuttle::check_random(scenario, 10_000);
-    shuttle::check_pct(scenario, 2_000, 3);
+    let tries = std::env::var("SHUTTLE_TRIES").ok().and_then(|tries| tries.parse().ok());
+    let tries = tries.unwrap_or(TRIES);
+    shuttle::check_random(scenario, tries);
+    shuttle::check_pct(scenario, tries, 3);
 }
 
 /// Runs all of them at once, to their ends.

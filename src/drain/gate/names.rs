@@ -16,8 +16,8 @@ pub(super) struct Names {
     shards: Box<[Shard]>,
 }
 
-/// Where a name stands: slot and shard in one, and never zero, so that a guard stays small enough
-/// to be passed in registers.
+/// Where a name stands: slot and shard in one number that is never zero, so that to have none takes
+/// no room in a guard.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Place(NonZeroU32);
 

@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn an_iteration_follows_the_last_one_of_the_word() {
-        let last = Word(u64::from(u32::MAX) << ITERATION_AT | 3 * ONE | CLOSED);
+        let last = Word(u64::from(u32::MAX) << ITERATION_AT).with(3 * ONE).with(CLOSED);
         let next = last.next_iteration();
         assert_eq!((next.iteration(), next.count(), next.state()), (0, 0, GateState::Open));
         assert_eq!(next.admits_of(u32::MAX), Err(Refused::Closed));

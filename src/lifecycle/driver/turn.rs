@@ -37,7 +37,6 @@ use crate::{
         notify_parent::NotifyParent,
         signals::{self, Received, Signals},
         successor::Successor,
-        upstream::watchdog_period,
     },
 };
 
@@ -480,7 +479,7 @@ fn tell_progress(notify: &NotifyParent, step: &Progress) {
 fn heartbeat() -> Option<Duration> {
     let var = |name| std::env::var(name).ok();
     let (usec, pid) = (var(env::WATCHDOG_USEC), var(env::WATCHDOG_PID));
-    watchdog_period(usec.as_deref(), pid.as_deref(), std::process::id())
+    env::watchdog_period(usec.as_deref(), pid.as_deref(), std::process::id())
 }
 
 async fn until(deadline: Option<Instant>) {

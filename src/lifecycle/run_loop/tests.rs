@@ -89,6 +89,29 @@ impl Run {
 }
 
 #[test]
+fn a_drain_that_was_called_off_serves_on_and_says_so_where_it_had_said_otherwise() {
+    let mut run = Run::serving(SUPERVISED);
+    run.tell(RESTART);
+    assert_eq!(run.tell(Event::DrainCalledOff { iteration: 1 }), []);
+    assert_eq!(run.machine.state(), State::Serving);
+    assert_eq!(run.machine.poll_timeout(), None);
+    run.tell(IN_PROCESS);
+    assert_eq!(run.tell(Event::DrainCalledOff { iteration: 1 }), [Action::TellReady]);
+    assert_eq!(run.tell(Event::DrainCalledOff { iteration: 1 }), [], "twice");
+}
+
+#[test]
+fn a_stop_that_came_while_the_drain_was_called_off_drains_again() {
+    let mut run = Run::serving(SUPERVISED);
+    run.tell(RESTART);
+    let turned = run.tell(STOP);
+    let [Action::TurnIntoStop { deadline }] = turned[..] else { panic!("{turned:?}") };
+    let (goal, haste) = (Goal::Stop, Haste::InTime);
+    let again = run.tell(Event::DrainCalledOff { iteration: 1 });
+    assert_eq!(again, [Action::BeginDrain { iteration: 1, goal, haste, deadline }]);
+}
+
+#[test]
 fn the_lock_is_taken_before_the_server_starts() {
     let mut run = Run::new(RespawnMode::Spawned);
     assert_eq!(run.actions(), [Action::AcquireLock]);

@@ -12,9 +12,9 @@ use tokio::{
 };
 
 use super::lines::{Lines, TooLong};
-use crate::{
-    protocol::control::{Request, Response},
-    sys::socket_path::MAX_PATH,
+use crate::protocol::{
+    control::{Request, Response},
+    env::MAX_SOCKET_PATH,
 };
 
 /// The longest frame that is taken from a supervisor, in bytes.
@@ -37,7 +37,7 @@ pub enum ConnectError {
         path: PathBuf,
     },
     /// The path does not fit into a socket address.
-    #[error("{path} is too long for a socket path ({MAX_PATH} bytes at most)")]
+    #[error("{path} is too long for a socket path ({MAX_SOCKET_PATH} bytes at most)")]
     TooLong {
         /// The socket.
         path: PathBuf,

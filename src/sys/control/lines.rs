@@ -23,6 +23,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self { from, buffer: Vec::new(), limit, ended: false }
     }
 
+    /// What is read.
+    #[cfg(feature = "supervisor")]
     pub(super) fn from(&self) -> &R {
         &self.from
     }

@@ -28,6 +28,7 @@ pub(super) fn alphabet(iteration: u64) -> Vec<Event> {
         all.push(Event::StartFailed { iteration });
         all.push(Event::ServerEnded { iteration });
         all.push(Event::Closed { iteration });
+        all.push(Event::DrainCalledOff { iteration });
         for drained in [Drained::Clean, Drained::Cut] {
             all.push(Event::DrainDone { iteration, drained });
         }
@@ -60,7 +61,9 @@ impl World {
                 is_ours(iteration) && self.server_lives && !self.is_started
             }
             Event::ServerEnded { iteration } => is_ours(iteration) && self.is_started,
-            Event::DrainDone { iteration, .. } => is_ours(iteration) && self.drain_asked,
+            Event::DrainDone { iteration, .. } | Event::DrainCalledOff { iteration } => {
+                is_ours(iteration) && self.drain_asked
+            }
             Event::Closed { iteration } => is_ours(iteration) && self.close_asked,
             Event::SuccessorSpawned { .. } | Event::SpawnFailed => self.spawn_asked,
             Event::StopRequested { .. } | Event::RestartRequested { .. } => true,
@@ -73,7 +76,7 @@ impl World {
             Event::LockFailed => self.lock_asked = false,
             Event::Started { .. } => self.is_started = true,
             Event::StartFailed { .. } => self.server_lives = false,
-            Event::DrainDone { .. } => self.drain_asked = false,
+            Event::DrainDone { .. } | Event::DrainCalledOff { .. } => self.drain_asked = false,
             Event::Closed { .. } => {
                 (self.server_lives, self.is_started) = (false, false);
                 (self.drain_asked, self.close_asked) = (false, false);
