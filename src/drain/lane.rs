@@ -303,6 +303,14 @@ impl<T> Slots<T> {
         self.actions.pop_front()
     }
 
+    /// The next thing to do, if it is to begin a command: which, and whether that is a kept one.
+    pub fn poll_run(&mut self) -> Option<(CommandId, bool)> {
+        match self.actions.pop_front_if(|action| matches!(action, Action::Run { .. }))? {
+            Action::Run { id, is_kept } => Some((id, is_kept)),
+            _ => None,
+        }
+    }
+
     /// What belongs to a command that has not left.
     pub fn item_mut(&mut self, id: CommandId) -> Option<&mut T> {
         self.seats.find_mut(id)?.item.as_mut()

@@ -24,6 +24,7 @@ use crate::drain::{
 
 mod command;
 mod enqueue;
+mod idle;
 mod inner;
 mod runner;
 #[cfg(test)]

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     LaneError, Waited,
     command::{Control, Work},
-    runner::{self, Begun, OnSlot},
+    idle::{Desk, Given},
+    runner::{self, Begun, OnSlot, Then},
 };
 use crate::drain::{
     gate::{Gate, Pass, Refused},
@@ -40,40 +41,41 @@ pub(super) struct State {
     alarm: Option<Instant>,
     /// Ends every task that was started under it.
     cut: Arc<CancellationToken>,
+    /// One task that waits for a command, at most.
+    idle: Option<Arc<Desk>>,
 }
 
 /// What an action of the machine asks for, to be carried out when the lock is free.
 enum Effect {
-    Run(Begun),
+    Run(Start),
     Abort(Arc<dyn Control>),
     Release(Work),
     Waited(Box<Waited>),
 }
 
-/// What follows from one change.
-#[derive(Default)]
-struct Effects {
-    /// The first command that begins; seldom is there anything else. That costs no allocation.
-    run: Option<Begun>,
-    rest: Vec<Effect>,
-    /// What the tasks that are started are under, if any is.
-    cut: Option<Arc<CancellationToken>>,
+/// A command that begins, and what for: in which task, if one waits.
+struct Start {
+    begun: Begun,
+    cut: Arc<CancellationToken>,
+    idle: Option<Arc<Desk>>,
 }
 
-impl Effects {
-    /// Gives the lock back.
-    fn unlock(mut self, state: MutexGuard<'_, State>) -> Self {
-        if self.run.is_some() || !self.rest.is_empty() {
-            self.cut = Some(Arc::clone(&state.cut));
-        }
-        self
-    }
+/// Seldom more than one: that is kept without an allocation.
+#[derive(Default)]
+struct Effects {
+    first: Option<Effect>,
+    rest: Vec<Effect>,
 }
 
 impl Inner {
     pub(super) fn start(gate: Gate, policy: LanePolicy) -> Arc<Self> {
-        let state =
-            State { slots: Slots::new(policy), read: gate.now(), alarm: None, cut: Arc::default() };
+        let state = State {
+            slots: Slots::new(policy),
+            read: gate.now(),
+            alarm: None,
+            cut: Arc::default(),
+            idle: None,
+        };
         let inner = Arc::new(Self {
             gate,
             policy,
@@ -115,8 +117,8 @@ impl Inner {
         state.read = self.gate.now();
         let now = state.read;
         let id = state.slots.enqueue(now, terms, work(pass));
-        let effects = self.effects_of(&mut state).unlock(state);
-        // No beat: no count has fallen.
+        // No beat: no count falls by this.
+        let effects = self.effects_of(state);
         self.carry_out(effects);
         Ok(id)
     }
@@ -128,26 +130,46 @@ impl Inner {
     ) -> A {
         let mut state = self.state();
         let changed = change(&mut state.slots, self.gate.now());
-        let effects = self.effects_of(&mut state).unlock(state);
+        let effects = self.effects_of(state);
         self.gate.pulse().beat();
         self.carry_out(effects);
         changed
     }
 
     /// The work of a command has ended. Gives back what belongs to it if it still held its slot,
-    /// and a command whose slot is now free, to be run in the same task.
-    pub(super) fn finished(self: &Arc<Self>, id: CommandId) -> (Option<Work>, Option<Begun>) {
+    /// and what its task does now: where a command takes a slot by that, it is to be run there.
+    pub(super) fn finished(
+        self: &Arc<Self>,
+        id: CommandId,
+        desk: &Arc<Desk>,
+    ) -> (Option<Work>, Then) {
         let mut state = self.state();
         // Only what begins by this asks for the time.
         let is_last = state.slots.queued_count() == 0;
         let now = if is_last { state.read } else { self.gate.now() };
         let work = state.slots.finished(now, id);
-        let mut effects = self.effects_of(&mut state);
-        let next = if work.is_some() { effects.run.take() } else { None };
-        let effects = effects.unlock(state);
+        let then = match &work {
+            Some(_) => self.after(&mut state, desk),
+            None => Then::End,
+        };
+        let effects = self.effects_of(state);
         self.gate.pulse().beat();
         self.carry_out(effects);
-        (work, next)
+        (work, then)
+    }
+
+    /// For a task that has ended its command in time.
+    fn after(&self, state: &mut State, desk: &Arc<Desk>) -> Then {
+        if let Some((id, is_kept)) = state.slots.poll_run()
+            && let Some(begun) = self.begin(state, id, is_kept)
+        {
+            return Then::Run(begun);
+        }
+        if state.idle.is_some() {
+            return Then::End;
+        }
+        state.idle = Some(Arc::clone(desk));
+        Then::Wait
     }
 
     /// The task of a command was dropped, as by the end of its runtime. Begins nothing here: on a
@@ -200,20 +222,21 @@ impl Inner {
         state.slots.handle_timeout(now);
         state.alarm = state.slots.poll_timeout();
         let pause = state.alarm.map(|at| at.saturating_duration_since(now));
-        let effects = self.effects_of(&mut state).unlock(state);
+        let effects = self.effects_of(state);
         self.gate.pulse().beat();
         self.carry_out(effects);
         pause
     }
 
-    /// Empties the machine of actions, and sees to the alarm.
-    fn effects_of(&self, state: &mut State) -> Effects {
+    /// Empties the machine of actions, sees to the alarm, and gives the lock back.
+    fn effects_of(&self, mut state: MutexGuard<'_, State>) -> Effects {
         let mut effects = Effects::default();
         while let Some(action) = state.slots.poll_action() {
             // An action about a command that has left since asks for nothing.
-            match self.effect_of(state, action) {
-                Some(Effect::Run(begun)) if effects.run.is_none() => effects.run = Some(begun),
-                effect => effects.rest.extend(effect),
+            let effect = self.effect_of(&mut state, action);
+            match effects.first {
+                None => effects.first = effect,
+                Some(_) => effects.rest.extend(effect),
             }
         }
         let due = state.slots.poll_timeout();
@@ -227,11 +250,9 @@ impl Inner {
     fn effect_of(&self, state: &mut State, action: Action<Work>) -> Option<Effect> {
         match action {
             Action::Run { id, is_kept } => {
-                let work = state.slots.item_mut(id)?;
-                if is_kept && let Ok(pass) = self.gate.pass_inside() {
-                    work.pass = Some(pass);
-                }
-                Some(Effect::Run(Begun { id, job: work.begin(id)? }))
+                let begun = self.begin(state, id, is_kept)?;
+                let (cut, idle) = (Arc::clone(&state.cut), state.idle.take());
+                Some(Effect::Run(Start { begun, cut, idle }))
             }
             Action::Abort(id) => {
                 Some(Effect::Abort(Arc::clone(state.slots.item_mut(id)?.control())))
@@ -245,15 +266,18 @@ impl Inner {
         }
     }
 
+    fn begin(&self, state: &mut State, id: CommandId, is_kept: bool) -> Option<Begun> {
+        let work = state.slots.item_mut(id)?;
+        if is_kept && let Ok(pass) = self.gate.pass_inside() {
+            work.pass = Some(pass);
+        }
+        Some(Begun { id, job: work.begin(id)? })
+    }
+
     fn carry_out(self: &Arc<Self>, effects: Effects) {
-        let Effects { run, rest, cut } = effects;
-        let Some(cut) = cut else { return };
-        for effect in run.map(Effect::Run).into_iter().chain(rest) {
+        for effect in effects.first.into_iter().chain(effects.rest) {
             match effect {
-                Effect::Run(begun) => {
-                    let slot = OnSlot::new(Arc::clone(self), begun);
-                    drop(self.runtime.spawn(runner::run(slot, Arc::clone(&cut))));
-                }
+                Effect::Run(start) => self.start_task(start),
                 Effect::Abort(control) => {
                     let label = &control.common().label;
                     tracing::warn!(%label, "a command makes no progress and is told to end");
@@ -266,6 +290,17 @@ impl Inner {
                 }
                 Effect::Waited(waited) => self.report(*waited),
             }
+        }
+    }
+
+    fn start_task(self: &Arc<Self>, Start { begun, cut, idle }: Start) {
+        let given = Given { slot: OnSlot::new(Arc::clone(self), begun), cut };
+        let refused = match idle {
+            Some(desk) => desk.give(given).err(),
+            None => Some(given),
+        };
+        if let Some(given) = refused {
+            self.runtime.spawn(runner::run(given));
         }
     }
 
@@ -289,6 +324,9 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.wake.notify_one();
+        if let Some(desk) = self.state().idle.take() {
+            desk.close();
+        }
     }
 }
 

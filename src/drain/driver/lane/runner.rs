@@ -5,13 +5,24 @@ use std::{pin::pin, sync::Arc};
 use tokio::task::coop::consume_budget;
 use tokio_util::sync::CancellationToken;
 
-use super::{command::Job, inner::Inner};
+use super::{
+    command::Job,
+    idle::{Given, Waiting},
+    inner::Inner,
+};
 use crate::drain::lane::CommandId;
 
 /// A command that was given its slot.
 pub(super) struct Begun {
     pub(super) id: CommandId,
     pub(super) job: Job,
+}
+
+/// What a task does when the work of its command has ended.
+pub(super) enum Then {
+    Run(Begun),
+    Wait,
+    End,
 }
 
 /// A slot, and what is run in it. Its drop gives the slot back.
@@ -27,21 +38,19 @@ impl OnSlot {
         Self { lanes, id: Some(id), job: Some(job) }
     }
 
-    /// The work has ended. What takes a slot by that, if anything does, is run here next.
-    fn finish(&mut self) {
+    /// The work has ended.
+    fn finish(&mut self, waiting: &Waiting) -> Then {
         // What it holds goes before the slot does.
         self.job = None;
-        let Some(id) = self.id.take() else { return };
-        let (work, next) = self.lanes.finished(id);
-        if let Some(Begun { id, job }) = next {
-            (self.id, self.job) = (Some(id), Some(job));
-        }
+        let Some(id) = self.id.take() else { return Then::End };
+        let (work, then) = self.lanes.finished(id, waiting.desk());
         if work.is_none() {
             tracing::warn!(
                 ?id,
                 "a command ended after it had lost its slot; its result is dropped"
             );
         }
+        then
     }
 }
 
@@ -54,18 +63,35 @@ impl Drop for OnSlot {
     }
 }
 
+/// Runs what it is given, until it is cut, or has ended a command that was given up, or another
+/// task waits already.
+pub(super) async fn run(first: Given) {
+    let waiting = Waiting::default();
+    let mut given = Some(first);
+    while let Some(Given { slot, cut }) = given {
+        if let Then::End = work_off(slot, &cut, &waiting).await {
+            return;
+        }
+        given = waiting.given().await;
+    }
+}
+
 /// Runs a command, then what takes a slot as it ends, until nothing does or it is cut.
-pub(super) async fn run(mut slot: OnSlot, cut: Arc<CancellationToken>) {
+async fn work_off(mut slot: OnSlot, cut: &CancellationToken, waiting: &Waiting) -> Then {
     // Commands that follow one another run under the same token: a cut between them takes the slot.
     let mut cut = pin!(cut.cancelled());
-    while let Some(job) = &mut slot.job {
+    loop {
+        // Commands that never wait must not keep the thread.
+        consume_budget().await;
+        let Some(job) = &mut slot.job else { return Then::End };
         tokio::select! {
             biased; // One last look for work that was just told to end.
             () = job => {}
-            () = &mut cut => return,
+            () = &mut cut => return Then::End,
         }
-        slot.finish();
-        // Commands that never wait must not keep the thread.
-        consume_budget().await;
+        match slot.finish(waiting) {
+            Then::Run(Begun { id, job }) => (slot.id, slot.job) = (Some(id), Some(job)),
+            then => return then,
+        }
     }
 }
