@@ -18,7 +18,8 @@
 //!
 //! Whoever carries out the actions is [`CommandLanes`](super::driver::lane::CommandLanes). A lane
 //! named by a program has an entry only while it has commands or a setting of its own, so that
-//! memory is bounded by the work.
+//! memory is bounded by the work. Commands sit in a slab with lists through it: what one costs does
+//! not depend on how many wait.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -26,7 +27,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::name::Lane;
+pub use self::{
+    name::Lane,
+    terms::{LanePolicy, Priority, Terms},
+};
 use self::{
     room::{RoomKey, Rooms},
     seat::{List, Place, Seat, Seats, Sort, Stage},
@@ -35,45 +39,10 @@ use self::{
 mod name;
 mod room;
 mod seat;
+mod terms;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // a test needs some instant to count from
 mod tests;
-
-/// What lanes go by.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct LanePolicy {
-    /// Slots of a lane that was not told otherwise; 0 pauses. 1.
-    pub concurrency: usize,
-    /// How long a command may go without progress where it does not say so itself. For ever.
-    pub timeout: Option<Duration>,
-    /// From the abort signal to the release of the slot where a command does not say so. 5 s.
-    pub grace: Duration,
-    /// A command that waited so long is reported. 2 s.
-    pub wait_notice: Duration,
-}
-
-impl Default for LanePolicy {
-    fn default() -> Self {
-        Self {
-            concurrency: 1,
-            timeout: None,
-            grace: Duration::from_secs(5),
-            wait_notice: Duration::from_secs(2),
-        }
-    }
-}
-
-/// Who goes first where a slot is free.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Priority {
-    /// Somebody looks at the screen.
-    Foreground,
-    /// The usual.
-    #[default]
-    Normal,
-    /// Whenever nothing else is to do.
-    Background,
-}
 
 /// One command of one [`Slots`].
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -81,20 +50,6 @@ pub struct CommandId {
     /// Which one, in the order of acceptance over all lanes. First, so that ids sort by it.
     number: u64,
     place: Place,
-}
-
-/// How a command is to be run.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Terms {
-    /// Where.
-    pub lane: Lane,
-    /// Before whom.
-    pub priority: Priority,
-    /// How long it may go without progress; none: for ever. Zero: its abort signal is given as it
-    /// begins.
-    pub timeout: Option<Duration>,
-    /// From the abort signal to the release of its slot.
-    pub grace: Duration,
 }
 
 /// What is to be done, in order.
@@ -418,8 +373,9 @@ impl<T> Slots<T> {
         self.rooms[seat.room].active += 1;
         let waited = now.saturating_duration_since(seat.since);
         let is_kept = seat.iteration != self.iteration;
-        let deadline = seat.timeout.and_then(|timeout| now.checked_add(timeout));
-        self.set_deadline(id, deadline);
+        if let Some(timeout) = seat.timeout {
+            self.set_deadline(id, now.checked_add(timeout));
+        }
         if waited >= self.policy.wait_notice && !is_told {
             self.tell_wait(place, waited);
         }

@@ -1,8 +1,9 @@
 //! Command lanes with a runtime under them.
 //!
-//! A free slot costs one task of the runtime; that task then goes on with whatever takes a slot
-//! next, so that a queue is worked off without a task a command. A task whose command was given up
-//! (timed out, cut, of an old iteration) takes no other.
+//! A command that finds a free slot is begun by whoever enqueues it, in a task of the runtime; that
+//! task then goes on with whatever takes a slot next, so that a queue is worked off without a task a
+//! command. When nothing does, it waits for the next command if no other task does so already. A
+//! task whose command was given up (timed out, cut, of an old iteration) takes no other.
 #![allow(clippy::disallowed_methods)]
 
 use std::{

@@ -1,5 +1,5 @@
-//! A task that has worked off its commands, and waits for another: to begin one in it costs half of
-//! what a task of its own does.
+//! A task that has worked off its commands, and waits for another: that spares the next command the
+//! making of a task, a third of its cost.
 
 use std::{
     future::poll_fn,
@@ -18,9 +18,9 @@ pub(super) struct Given {
     pub(super) cut: Arc<CancellationToken>,
 }
 
-/// Where a command is left for a task that waits. Held by the lanes while it does.
+/// Where a command is left for a task that waits.
 #[derive(Default)]
-pub(super) struct Desk {
+struct Desk {
     state: Mutex<State>,
 }
 
@@ -38,10 +38,17 @@ pub(super) struct Waiting {
     desk: Arc<Desk>,
 }
 
-impl Desk {
+/// A task that waits. The drop of this ends it.
+pub(super) struct Idle {
+    /// None: it does not wait any more.
+    desk: Option<Arc<Desk>>,
+}
+
+impl Idle {
     /// Gives it back if the task is gone.
-    pub(super) fn give(&self, given: Given) -> Result<(), Given> {
-        let mut state = lock(&self.state);
+    pub(super) fn give(mut self, given: Given) -> Result<(), Given> {
+        let Some(desk) = self.desk.take() else { return Err(given) };
+        let mut state = lock(&desk.state);
         if state.is_closed {
             return Err(given);
         }
@@ -51,24 +58,22 @@ impl Desk {
         waiting.into_iter().for_each(Waker::wake);
         Ok(())
     }
+}
 
-    /// The task is to end; what was given before is not run.
-    pub(super) fn close(&self) {
-        let mut state = lock(&self.state);
-        state.is_closed = true;
-        let (given, waiting) = (state.given.take(), state.waiting.take());
-        drop(state);
-        drop(given);
-        waiting.into_iter().for_each(Waker::wake);
+impl Drop for Idle {
+    fn drop(&mut self) {
+        if let Some(desk) = &self.desk {
+            desk.close();
+        }
     }
 }
 
 impl Waiting {
-    pub(super) fn desk(&self) -> &Arc<Desk> {
-        &self.desk
+    pub(super) fn idle(&self) -> Idle {
+        Idle { desk: Some(Arc::clone(&self.desk)) }
     }
 
-    /// Resolves to what is to be run next; to none when the lanes are gone.
+    /// Resolves to what is to be run next; to none when its [`Idle`] is gone.
     pub(super) async fn given(&self) -> Option<Given> {
         poll_fn(|cx| self.poll_given(cx)).await
     }
@@ -78,7 +83,7 @@ impl Waiting {
         if state.given.is_some() || state.is_closed {
             return Poll::Ready(state.given.take());
         }
-        // One of this task alone: its clone and drop run no foreign code.
+        // The runtime's: to clone and drop it under the lock runs no foreign code.
         state.waiting = Some(cx.waker().clone());
         Poll::Pending
     }
@@ -87,5 +92,16 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.desk.close();
+    }
+}
+
+impl Desk {
+    fn close(&self) {
+        let mut state = lock(&self.state);
+        state.is_closed = true;
+        let (given, waiting) = (state.given.take(), state.waiting.take());
+        drop(state);
+        drop(given);
+        waiting.into_iter().for_each(Waker::wake);
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     LaneError, Waited,
     command::{Control, Work},
-    idle::{Desk, Given},
+    idle::{Given, Idle, Waiting},
     runner::{self, Begun, OnSlot, Then},
 };
 use crate::drain::{
@@ -35,29 +35,23 @@ pub(super) struct Inner {
 
 pub(super) struct State {
     pub(super) slots: Slots<Work>,
-    /// The last time that a command was accepted.
+    /// What the clock said as a command was last accepted.
     read: Instant,
     /// When the driver looks next by itself.
     alarm: Option<Instant>,
     /// Ends every task that was started under it.
     cut: Arc<CancellationToken>,
     /// One task that waits for a command, at most.
-    idle: Option<Arc<Desk>>,
+    idle: Option<Idle>,
 }
 
 /// What an action of the machine asks for, to be carried out when the lock is free.
 enum Effect {
-    Run(Start),
+    /// In a task that waits, if there is one.
+    Run(Given, Option<Idle>),
     Abort(Arc<dyn Control>),
     Release(Work),
     Waited(Box<Waited>),
-}
-
-/// A command that begins, and what for: in which task, if one waits.
-struct Start {
-    begun: Begun,
-    cut: Arc<CancellationToken>,
-    idle: Option<Arc<Desk>>,
 }
 
 /// Seldom more than one: that is kept without an allocation.
@@ -137,19 +131,20 @@ impl Inner {
     }
 
     /// The work of a command has ended. Gives back what belongs to it if it still held its slot,
-    /// and what its task does now: where a command takes a slot by that, it is to be run there.
+    /// and what its task does now: where a command takes a slot by that, it is the task's `next`.
     pub(super) fn finished(
         self: &Arc<Self>,
         id: CommandId,
-        desk: &Arc<Desk>,
+        next: &mut Option<Begun>,
+        waiting: &Waiting,
     ) -> (Option<Work>, Then) {
         let mut state = self.state();
-        // Only what begins by this asks for the time.
+        // The time is for what begins by this: if nothing waits, any will do.
         let is_last = state.slots.queued_count() == 0;
         let now = if is_last { state.read } else { self.gate.now() };
         let work = state.slots.finished(now, id);
         let then = match &work {
-            Some(_) => self.after(&mut state, desk),
+            Some(_) => self.after(&mut state, next, waiting),
             None => Then::End,
         };
         let effects = self.effects_of(state);
@@ -158,17 +153,18 @@ impl Inner {
         (work, then)
     }
 
-    /// For a task that has ended its command in time.
-    fn after(&self, state: &mut State, desk: &Arc<Desk>) -> Then {
+    /// What a task does that has ended a command which still held its slot.
+    fn after(&self, state: &mut State, next: &mut Option<Begun>, waiting: &Waiting) -> Then {
         if let Some((id, is_kept)) = state.slots.poll_run()
             && let Some(begun) = self.begin(state, id, is_kept)
         {
-            return Then::Run(begun);
+            *next = Some(begun);
+            return Then::Run;
         }
         if state.idle.is_some() {
             return Then::End;
         }
-        state.idle = Some(Arc::clone(desk));
+        state.idle = Some(waiting.idle());
         Then::Wait
     }
 
@@ -229,7 +225,7 @@ impl Inner {
     }
 
     /// Empties the machine of actions, sees to the alarm, and gives the lock back.
-    fn effects_of(&self, mut state: MutexGuard<'_, State>) -> Effects {
+    fn effects_of(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Effects {
         let mut effects = Effects::default();
         while let Some(action) = state.slots.poll_action() {
             // An action about a command that has left since asks for nothing.
@@ -247,12 +243,12 @@ impl Inner {
         effects
     }
 
-    fn effect_of(&self, state: &mut State, action: Action<Work>) -> Option<Effect> {
+    fn effect_of(self: &Arc<Self>, state: &mut State, action: Action<Work>) -> Option<Effect> {
         match action {
             Action::Run { id, is_kept } => {
-                let begun = self.begin(state, id, is_kept)?;
-                let (cut, idle) = (Arc::clone(&state.cut), state.idle.take());
-                Some(Effect::Run(Start { begun, cut, idle }))
+                let slot = OnSlot::new(Arc::clone(self), self.begin(state, id, is_kept)?);
+                let given = Given { slot, cut: Arc::clone(&state.cut) };
+                Some(Effect::Run(given, state.idle.take()))
             }
             Action::Abort(id) => {
                 Some(Effect::Abort(Arc::clone(state.slots.item_mut(id)?.control())))
@@ -271,36 +267,36 @@ impl Inner {
         if is_kept && let Ok(pass) = self.gate.pass_inside() {
             work.pass = Some(pass);
         }
-        Some(Begun { id, job: work.begin(id)? })
+        Some(Begun { id, job: Some(work.begin(id)?) })
     }
 
     fn carry_out(self: &Arc<Self>, effects: Effects) {
-        for effect in effects.first.into_iter().chain(effects.rest) {
-            match effect {
-                Effect::Run(start) => self.start_task(start),
-                Effect::Abort(control) => {
-                    let label = &control.common().label;
-                    tracing::warn!(%label, "a command makes no progress and is told to end");
-                    control.common().abort();
-                }
-                Effect::Release(work) => {
-                    let label = &work.common().label;
-                    tracing::warn!(%label, "a command did not end in its grace and lost its slot");
-                    work.end(LaneError::TimedOut);
-                }
-                Effect::Waited(waited) => self.report(*waited),
-            }
+        if let Some(first) = effects.first {
+            self.carry_out_one(first);
+            effects.rest.into_iter().for_each(|effect| self.carry_out_one(effect));
         }
     }
 
-    fn start_task(self: &Arc<Self>, Start { begun, cut, idle }: Start) {
-        let given = Given { slot: OnSlot::new(Arc::clone(self), begun), cut };
-        let refused = match idle {
-            Some(desk) => desk.give(given).err(),
-            None => Some(given),
-        };
-        if let Some(given) = refused {
-            self.runtime.spawn(runner::run(given));
+    fn carry_out_one(self: &Arc<Self>, effect: Effect) {
+        match effect {
+            Effect::Run(given, idle) => {
+                let refused = match idle {
+                    Some(idle) => idle.give(given).err(),
+                    None => Some(given),
+                };
+                refused.into_iter().for_each(|given| drop(self.runtime.spawn(runner::run(given))));
+            }
+            Effect::Abort(control) => {
+                let label = &control.common().label;
+                tracing::warn!(%label, "a command makes no progress and is told to end");
+                control.common().abort();
+            }
+            Effect::Release(work) => {
+                let label = &work.common().label;
+                tracing::warn!(%label, "a command did not end in its grace and lost its slot");
+                work.end(LaneError::TimedOut);
+            }
+            Effect::Waited(waited) => self.report(*waited),
         }
     }
 
@@ -324,9 +320,6 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.wake.notify_one();
-        if let Some(desk) = self.state().idle.take() {
-            desk.close();
-        }
     }
 }
 

@@ -12,15 +12,10 @@ use super::{
 };
 use crate::drain::lane::CommandId;
 
-/// A command that was given its slot.
-pub(super) struct Begun {
-    pub(super) id: CommandId,
-    pub(super) job: Job,
-}
-
 /// What a task does when the work of its command has ended.
 pub(super) enum Then {
-    Run(Begun),
+    /// It has the next one.
+    Run,
     Wait,
     End,
 }
@@ -29,21 +24,35 @@ pub(super) enum Then {
 pub(super) struct OnSlot {
     lanes: Arc<Inner>,
     /// None: the slot was given back.
-    id: Option<CommandId>,
-    job: Option<Job>,
+    begun: Option<Begun>,
+}
+
+/// A command that has a slot.
+pub(super) struct Begun {
+    pub(super) id: CommandId,
+    /// Until its work has ended.
+    pub(super) job: Option<Job>,
 }
 
 impl OnSlot {
-    pub(super) fn new(lanes: Arc<Inner>, Begun { id, job }: Begun) -> Self {
-        Self { lanes, id: Some(id), job: Some(job) }
+    pub(super) fn new(lanes: Arc<Inner>, begun: Begun) -> Self {
+        Self { lanes, begun: Some(begun) }
+    }
+
+    fn job(&mut self) -> Option<&mut Job> {
+        self.begun.as_mut()?.job.as_mut()
+    }
+
+    /// What the work holds goes before the slot does, also if its drop panics.
+    fn end_job(&mut self) -> Option<CommandId> {
+        self.begun.as_mut()?.job = None;
+        self.begun.take().map(|begun| begun.id)
     }
 
     /// The work has ended.
     fn finish(&mut self, waiting: &Waiting) -> Then {
-        // What it holds goes before the slot does.
-        self.job = None;
-        let Some(id) = self.id.take() else { return Then::End };
-        let (work, then) = self.lanes.finished(id, waiting.desk());
+        let Some(id) = self.end_job() else { return Then::End };
+        let (work, then) = self.lanes.finished(id, &mut self.begun, waiting);
         if work.is_none() {
             tracing::warn!(
                 ?id,
@@ -56,8 +65,7 @@ impl OnSlot {
 
 impl Drop for OnSlot {
     fn drop(&mut self) {
-        self.job = None;
-        if let Some(id) = self.id.take() {
+        if let Some(id) = self.end_job() {
             self.lanes.abandoned(id);
         }
     }
@@ -83,14 +91,14 @@ async fn work_off(mut slot: OnSlot, cut: &CancellationToken, waiting: &Waiting) 
     loop {
         // Commands that never wait must not keep the thread.
         consume_budget().await;
-        let Some(job) = &mut slot.job else { return Then::End };
+        let Some(job) = slot.job() else { return Then::End };
         tokio::select! {
             biased; // One last look for work that was just told to end.
             () = job => {}
             () = &mut cut => return Then::End,
         }
         match slot.finish(waiting) {
-            Then::Run(Begun { id, job }) => (slot.id, slot.job) = (Some(id), Some(job)),
+            Then::Run => {}
             then => return then,
         }
     }
