@@ -154,9 +154,7 @@ impl<T> Queues<T> {
                 Arrival::RunNow { item, run }
             }
             (Mode::Interrupt, _) => {
-                if active == ActiveRun::None {
-                    self.stop(&session);
-                }
+                self.stop(&session, active);
                 let run = self.claim(now, &session, identity);
                 if is_running {
                     Arrival::AbortThenRun { item, run }
@@ -363,12 +361,15 @@ impl<T> Queues<T> {
         run
     }
 
-    /// Ends the runs of a session that its queue has begun or allowed.
-    fn stop(&mut self, session: &Arc<str>) {
+    /// Ends the runs of a session that its queue has allowed, and the one that it has begun: not
+    /// where one is live that the registry knows, as that may be it, and is told by the registry.
+    fn stop(&mut self, session: &Arc<str>, active: ActiveRun) {
         let numbers = self.update(session, |queue| {
-            let numbers: Vec<_> = queue.runs().collect();
-            queue.put_back();
-            numbers
+            let turn = match active {
+                ActiveRun::None => queue.put_back(),
+                ActiveRun::Live => None,
+            };
+            queue.claims().chain(turn).collect::<Vec<_>>()
         });
         for number in numbers.into_iter().flatten() {
             self.actions.push_back(Action::Stop(RunId { session: Arc::clone(session), number }));

@@ -158,9 +158,14 @@ impl<T> Queue<T> {
         Some(self.claims.swap_remove(at))
     }
 
+    /// The numbers of the runs that were allowed and are somebody else's.
+    pub(super) fn claims(&self) -> impl Iterator<Item = u64> {
+        self.claims.iter().map(|claim| claim.number)
+    }
+
     /// The numbers of all runs that this queue has begun or allowed.
     pub(super) fn runs(&self) -> impl Iterator<Item = u64> {
-        self.claims.iter().map(|claim| claim.number).chain(self.turn.as_ref().map(|it| it.number))
+        self.claims().chain(self.turn.as_ref().map(|turn| turn.number))
     }
 
     /// Begins a run. To be called where [`Self::due`] says so: then there is an item.

@@ -208,12 +208,14 @@ fn an_interrupt_cuts_a_run_that_only_the_queue_knows_and_its_items_wait_again() 
 
 #[test]
 fn an_interrupt_tells_the_holder_of_an_earlier_claim() {
-    let (mut m, t) = queues();
-    let arrival = m.arrive(t, "ada", item(1), &Layers::default(), IDLE);
-    let Arrival::RunNow { run: first, .. } = arrival else { panic!("{arrival:?}") };
-    let arrival = m.arrive(t, "ada", item(2), &in_mode(Mode::Interrupt), IDLE);
-    assert!(matches!(arrival, Arrival::AbortThenRun { .. }));
-    assert!(matches!(m.poll_action(), Some(Action::Stop(run)) if run == first));
+    for active in [IDLE, LIVE] {
+        let (mut m, t) = queues();
+        let arrival = m.arrive(t, "ada", item(1), &Layers::default(), IDLE);
+        let Arrival::RunNow { run: first, .. } = arrival else { panic!("{arrival:?}") };
+        let arrival = m.arrive(t, "ada", item(2), &in_mode(Mode::Interrupt), active);
+        assert!(matches!(arrival, Arrival::AbortThenRun { .. }));
+        assert!(matches!(m.poll_action(), Some(Action::Stop(run)) if run == first));
+    }
 }
 
 #[test]

@@ -249,8 +249,8 @@ impl Watch {
                 if !is_busy || came.mode == Mode::Interrupt =>
             {
                 assert!(!(came.is_heartbeat && is_busy));
+                self.stops += session.claims.len();
                 if came.active == IDLE {
-                    self.stops += session.claims.len();
                     self.stops += usize::from(session.stop_turn());
                 }
                 session.claims.push((run.clone(), known));
