@@ -205,9 +205,10 @@ impl<T> Queues<T> {
         }
     }
 
-    /// The run has done its work: its items leave. False for a run that is over already.
-    pub fn succeeded(&mut self, run: &RunId) -> bool {
-        self.update(&run.session, |queue| queue.succeeded(run.number)).unwrap_or(false)
+    /// The run has done its work: its items leave, and are given back. None for a run that is over
+    /// already.
+    pub fn succeeded(&mut self, run: &RunId) -> Option<Vec<Item<T>>> {
+        self.update(&run.session, |queue| queue.succeeded(run.number)).flatten()
     }
 
     /// The run has failed. `jitter`, from 0 to 1, says where between the half and the whole of its

@@ -110,17 +110,15 @@ impl<T> Inner<T> {
 
     fn turn_ended(&self, run: &RunId, result: Result<(), Failure>) {
         let now = self.gate.now();
+        // The text of an error, as the drop of a payload, is somebody else's code.
+        let result = result.map_err(|error| (error.to_string(), error));
         let mut state = self.lock();
         state.stops.remove(run);
-        let failed = match result {
-            Ok(()) => {
-                state.machine.succeeded(run);
-                None
-            }
-            Err(error) => {
-                let why = error.to_string();
+        let (done, failed) = match result {
+            Ok(()) => (state.machine.succeeded(run), None),
+            Err((why, error)) => {
                 let after = state.machine.failed(now, run, error, fastrand::f64());
-                after.map(|after| (after, why))
+                (None, after.map(|after| (after, why)))
             }
         };
         drop(state);
@@ -135,6 +133,7 @@ impl<T> Inner<T> {
             }
             None => {}
         }
+        drop(done);
     }
 }
 

@@ -18,6 +18,7 @@ use super::*;
 use crate::{drain::followup::Mode, sys::clock};
 
 mod drained;
+mod foreign;
 
 /// What a callback is to answer.
 type Answer = tokio::sync::oneshot::Sender<Result<(), &'static str>>;
