@@ -417,7 +417,8 @@ impl<T> Queues<T> {
         }
     }
 
-    fn forget(&mut self, session: &str, items: &[Item<T>]) {
+    /// They are taken if they come again.
+    pub(crate) fn forget(&mut self, session: &str, items: &[Item<T>]) {
         let session = Arc::from(session);
         for identity in items.iter().filter_map(|item| Identity::of(&session, item)) {
             self.recent.forget(&identity);
