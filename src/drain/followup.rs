@@ -154,9 +154,7 @@ impl<T> Queues<T> {
                 Arrival::RunNow { item, run }
             }
             (Mode::Interrupt, _) => {
-                if active == ActiveRun::None {
-                    self.stop(&session);
-                }
+                self.stop(&session, active);
                 let run = self.claim(now, &session, identity);
                 if is_running {
                     Arrival::AbortThenRun { item, run }
@@ -207,9 +205,10 @@ impl<T> Queues<T> {
         }
     }
 
-    /// The run has done its work: its items leave. False for a run that is over already.
-    pub fn succeeded(&mut self, run: &RunId) -> bool {
-        self.update(&run.session, |queue| queue.succeeded(run.number)).unwrap_or(false)
+    /// The run has done its work: its items leave, and are given back. None for a run that is over
+    /// already.
+    pub fn succeeded(&mut self, run: &RunId) -> Option<Vec<Item<T>>> {
+        self.update(&run.session, |queue| queue.succeeded(run.number)).flatten()
     }
 
     /// The run has failed. `jitter`, from 0 to 1, says where between the half and the whole of its
@@ -363,12 +362,15 @@ impl<T> Queues<T> {
         run
     }
 
-    /// Ends the runs of a session that its queue has begun or allowed.
-    fn stop(&mut self, session: &Arc<str>) {
+    /// Ends the runs of a session that its queue has allowed, and the one that it has begun: not
+    /// where one is live that the registry knows, as that may be it, and is told by the registry.
+    fn stop(&mut self, session: &Arc<str>, active: ActiveRun) {
         let numbers = self.update(session, |queue| {
-            let numbers: Vec<_> = queue.runs().collect();
-            queue.put_back();
-            numbers
+            let turn = match active {
+                ActiveRun::None => queue.put_back(),
+                ActiveRun::Live => None,
+            };
+            queue.claims().chain(turn).collect::<Vec<_>>()
         });
         for number in numbers.into_iter().flatten() {
             self.actions.push_back(Action::Stop(RunId { session: Arc::clone(session), number }));
@@ -415,7 +417,8 @@ impl<T> Queues<T> {
         }
     }
 
-    fn forget(&mut self, session: &str, items: &[Item<T>]) {
+    /// They are taken if they come again.
+    pub(crate) fn forget(&mut self, session: &str, items: &[Item<T>]) {
         let session = Arc::from(session);
         for identity in items.iter().filter_map(|item| Identity::of(&session, item)) {
             self.recent.forget(&identity);

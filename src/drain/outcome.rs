@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     error::Error,
+    future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     task::Poll,
@@ -47,17 +48,23 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> Outcome for Result<(), E> {
     }
 }
 
-/// Runs `make()` and the future that it gives to their end, and takes a panic of either for a
-/// failure. What the future owns is dropped before this resolves. Cancel-safe as the future is.
+/// Runs `make()` and the future that it gives to their end, and takes a panic of either, or of the
+/// future's drop, for a failure. What the future owns is dropped before this resolves. Cancel-safe
+/// as the future is.
 pub(crate) async fn caught<F: Future>(make: impl FnOnce() -> F) -> Result<F::Output, Failure> {
     let made = catch_unwind(AssertUnwindSafe(make)).map_err(|panic| panicked(panic.as_ref()))?;
-    let mut future = pin!(made);
-    // A future that panicked is not polled again: this one returns at once.
-    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Ok),
-        Err(panic) => Poll::Ready(Err(panicked(panic.as_ref()))),
+    let mut future = pin!(Some(made));
+    let output = poll_fn(|cx| {
+        let Some(running) = future.as_mut().as_pin_mut() else { return Poll::Pending };
+        // A future that panicked is not polled again: this one returns at once.
+        match catch_unwind(AssertUnwindSafe(|| running.poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
     })
-    .await
+    .await;
+    let dropped = catch_unwind(AssertUnwindSafe(|| future.set(None)));
+    output.and_then(|output| dropped.map(|()| output)).map_err(|panic| panicked(panic.as_ref()))
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Failure {
@@ -68,6 +75,8 @@ fn panicked(panic: &(dyn Any + Send)) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::{pin::Pin, task::Context};
+
     use super::*;
 
     #[tokio::test]
@@ -77,6 +86,27 @@ mod tests {
         let late = caught(|| async { panic!("late {}", 1) }).await;
         assert_eq!(late.map(|(): ()| ()).unwrap_err().to_string(), "panicked: late 1");
         assert_eq!(caught(|| async { 7 }).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_drop_of_the_future_is_a_failure_too() {
+        struct Bad;
+
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("in the drop");
+            }
+        }
+
+        impl Future for Bad {
+            type Output = ();
+
+            fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<()> {
+                Poll::Ready(())
+            }
+        }
+
+        assert_eq!(caught(|| Bad).await.unwrap_err().to_string(), "panicked: in the drop");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Handle, select, sync::Notify, time::sleep_until};
+use tokio::{runtime::Handle, select, sync::Notify, time::sleep};
 
 use self::{ask::Ask, slot::Slot};
 use super::{
@@ -439,24 +439,26 @@ async fn drive(shared: Weak<Shared>, wake: Arc<Notify>) {
     loop {
         let Some(strong) = shared.upgrade() else { return };
         // Before the work is looked at: what ends afterwards is seen.
-        let mut watch = strong.gate.pulse().watch();
+        let watch = strong.gate.pulse().watch();
         strong.quiet_turn(|_, _| ());
         let (deadline, is_deferring) = {
             let slot = strong.lock();
             (slot.deadline(), slot.is_deferring())
         };
+        // Not until an instant: with a clock that stands or runs backwards, that would spin.
+        let pause = deadline.map(|at| at.saturating_duration_since(strong.gate.now()));
         drop(strong);
-        // Nobody is to pay for a watch that nobody needs.
-        let watch = is_deferring.then_some(&mut watch);
+        // Nobody is to pay for a watch that nobody needs: it goes.
+        let watch = is_deferring.then_some(watch);
         let work_changed = async {
             match watch {
-                Some(watch) => watch.changed().await,
+                Some(mut watch) => watch.changed().await,
                 None => std::future::pending().await,
             }
         };
         let due = async {
-            match deadline {
-                Some(at) => sleep_until(at.into()).await,
+            match pause {
+                Some(pause) => sleep(pause).await,
                 None => std::future::pending().await,
             }
         };

@@ -1,7 +1,12 @@
 //! Carries a plan out: one task from the first phase to the last reply.
 #![allow(clippy::disallowed_methods)]
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+    sync::Arc,
+    time::Instant,
+};
 
 use tokio::{sync::Notify, time};
 
@@ -160,7 +165,13 @@ impl Course {
                 let plan = lock(&under_way.plan);
                 [plan.poll_timeout(), self.throttle.poll_timeout()].into_iter().flatten().min()
             };
-            let Some(next) = next else { return None };
+            let due = async {
+                match next {
+                    Some(at) => time::sleep_until(at.into()).await,
+                    // It was called off since its actions were taken: that change is told below.
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = under_way.changed.notified() => {}
@@ -171,7 +182,7 @@ impl Course {
                     self.worked(worked);
                 }
                 () = watch.changed() => {}
-                () = time::sleep_until(next.into()) => {
+                () = due => {
                     let now = clock::now();
                     lock(&under_way.plan).handle_timeout(now);
                     if let Some(step) = self.throttle.handle_timeout(now) {

@@ -154,10 +154,8 @@ impl<T: Send + Sync + 'static> FollowupQueues<T> {
     /// Decides on what has arrived; it is new work for the gate. `layers` say what the message, its
     /// session and its channel want otherwise than the policy.
     pub fn arrive(&self, session: &str, item: Item<T>, layers: &Layers) -> Arrived<T> {
-        match self.inner.gate.pass() {
-            Ok(_) => self.inner.arrive(session, item, layers),
-            Err(refused) => Arrived::Refused(item, refused),
-        }
+        let admits = || self.inner.gate.pass().map(drop);
+        self.inner.arrive(admits, session, item, layers)
     }
 
     /// As [`Self::arrive`], for what belongs to work that was accepted: also after the seal.
@@ -168,10 +166,14 @@ impl<T: Send + Sync + 'static> FollowupQueues<T> {
         item: Item<T>,
         layers: &Layers,
     ) -> Arrived<T> {
-        match pass.check() {
-            Ok(()) => self.inner.arrive(session, item, layers),
-            Err(refused) => Arrived::Refused(item, refused),
-        }
+        self.inner.arrive(|| pass.check(), session, item, layers)
+    }
+
+    /// A message that a run had taken, and had not read when it ended: it waits, as if the run had
+    /// not taken it. By [`Self::arrive`] it would be a duplicate. To be told before the run ends
+    /// (close the receiver, then read it), lest a drain find nothing to wait for.
+    pub fn not_read(&self, session: &str, item: Item<T>, layers: &Layers) -> Arrived<T> {
+        self.inner.not_steered(session, item, layers)
     }
 
     /// A run that others had begun has ended: the queue of its session may go on. To be told of

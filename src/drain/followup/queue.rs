@@ -158,9 +158,14 @@ impl<T> Queue<T> {
         Some(self.claims.swap_remove(at))
     }
 
+    /// The numbers of the runs that were allowed and are somebody else's.
+    pub(super) fn claims(&self) -> impl Iterator<Item = u64> {
+        self.claims.iter().map(|claim| claim.number)
+    }
+
     /// The numbers of all runs that this queue has begun or allowed.
     pub(super) fn runs(&self) -> impl Iterator<Item = u64> {
-        self.claims.iter().map(|claim| claim.number).chain(self.turn.as_ref().map(|it| it.number))
+        self.claims().chain(self.turn.as_ref().map(|turn| turn.number))
     }
 
     /// Begins a run. To be called where [`Self::due`] says so: then there is an item.
@@ -181,12 +186,11 @@ impl<T> Queue<T> {
         Turn { run, items, summary, attempt: tries.saturating_add(1) }
     }
 
-    /// The run has succeeded: now its items leave. False if it is not the one under way.
-    pub(super) fn succeeded(&mut self, number: u64) -> bool {
-        let Some(turn) = self.end(number) else { return false };
-        self.entries.drain(..turn.taken);
+    /// The run has succeeded: now its items leave. None if it is not the one under way.
+    pub(super) fn succeeded(&mut self, number: u64) -> Option<Vec<Item<T>>> {
+        let turn = self.end(number)?;
         self.retry_at = None;
-        true
+        Some(self.entries.drain(..turn.taken).map(|entry| entry.item).collect())
     }
 
     /// The run did not take place, or was cut for another: nothing has changed. Gives the run's

@@ -200,7 +200,7 @@ fn an_interrupt_cuts_a_run_that_only_the_queue_knows_and_its_items_wait_again() 
     let arrival = m.arrive(t, "ada", item(2), &in_mode(Mode::Interrupt), IDLE);
     let Arrival::AbortThenRun { run, .. } = arrival else { panic!("{arrival:?}") };
     assert!(matches!(m.poll_action(), Some(Action::Stop(stopped)) if stopped == cut.run));
-    assert!(!m.succeeded(&cut.run), "it is over");
+    assert!(m.succeeded(&cut.run).is_none(), "it is over");
     m.claim_ended(&run, ClaimEnd::Done);
     let again = m.next();
     assert_eq!((payloads(&again.items), again.attempt), (vec![1], 1), "that was no failure");
@@ -208,12 +208,14 @@ fn an_interrupt_cuts_a_run_that_only_the_queue_knows_and_its_items_wait_again() 
 
 #[test]
 fn an_interrupt_tells_the_holder_of_an_earlier_claim() {
-    let (mut m, t) = queues();
-    let arrival = m.arrive(t, "ada", item(1), &Layers::default(), IDLE);
-    let Arrival::RunNow { run: first, .. } = arrival else { panic!("{arrival:?}") };
-    let arrival = m.arrive(t, "ada", item(2), &in_mode(Mode::Interrupt), IDLE);
-    assert!(matches!(arrival, Arrival::AbortThenRun { .. }));
-    assert!(matches!(m.poll_action(), Some(Action::Stop(run)) if run == first));
+    for active in [IDLE, LIVE] {
+        let (mut m, t) = queues();
+        let arrival = m.arrive(t, "ada", item(1), &Layers::default(), IDLE);
+        let Arrival::RunNow { run: first, .. } = arrival else { panic!("{arrival:?}") };
+        let arrival = m.arrive(t, "ada", item(2), &in_mode(Mode::Interrupt), active);
+        assert!(matches!(arrival, Arrival::AbortThenRun { .. }));
+        assert!(matches!(m.poll_action(), Some(Action::Stop(run)) if run == first));
+    }
 }
 
 #[test]
@@ -282,7 +284,7 @@ fn an_id_is_remembered_after_its_item_has_left() {
     m.queued(t, item(1), &Layers::default());
     m.run_ended("ada");
     let turn = m.next();
-    assert!(m.succeeded(&turn.run));
+    assert!(m.succeeded(&turn.run).is_some());
     assert_eq!(m.count(), 0);
     let again = m.arrive(t, "ada", item(1), &Layers::default(), IDLE);
     assert!(matches!(again, Arrival::Duplicate(_)));
@@ -370,8 +372,8 @@ fn items_leave_only_after_their_run_succeeded() {
     assert_eq!(m.count(), 1);
     let turn = m.next();
     assert_eq!((payloads(&turn.items), turn.attempt), (vec![1], 2));
-    assert!(m.succeeded(&turn.run));
-    assert!(!m.succeeded(&turn.run), "once");
+    assert!(m.succeeded(&turn.run).is_some());
+    assert!(m.succeeded(&turn.run).is_none(), "once");
     assert_eq!(m.count(), 0);
 }
 
@@ -450,7 +452,7 @@ fn what_is_unfinished_is_handed_over_and_counts_no_more() {
     assert_eq!(stopped.len(), 2, "{stopped:?}");
     assert_eq!((m.count(), m.poll_timeout()), (0, None));
 
-    assert!(!m.succeeded(&turn.run));
+    assert!(m.succeeded(&turn.run).is_none());
     assert_eq!(m.failed(t, &turn.run, Failure::Cut, 0.5), None);
     m.claim_ended(&run, ClaimEnd::Done);
     // A journal may give the same messages again to the next iteration.

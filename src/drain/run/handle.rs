@@ -62,7 +62,8 @@ impl Run {
 
     /// Listens to messages of this type, in the place of an earlier receiver.
     ///
-    /// Once the run is dropped, the receiver gives what was not read, then `None`: queue it again.
+    /// Once the run is dropped, or the receiver closed, that gives what was not read, then `None`:
+    /// give it back by [`FollowupQueues::not_read`](crate::drain::FollowupQueues::not_read).
     pub fn steerable<M: Send + 'static>(&self) -> mpsc::Receiver<M> {
         let (sender, receiver) = mpsc::channel::<M>(STEERING_CAPACITY);
         let sender = Box::new(sender);

@@ -4,7 +4,10 @@
 mod any_order;
 mod parent;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::time::advance;
 
@@ -92,6 +95,43 @@ async fn n_requests_from_everywhere_reach_the_run_loop_as_one_restart() {
     taken.handled();
     assert!(is_quiet(&mut emissions).await);
     assert_eq!(restarts.pending(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_waits_for_work_a_beat_of_the_gate_wakes_nobody() {
+    let gate = gate();
+    let (restarts, _emissions) = alone(&gate);
+    let is_watched = || !format!("{:?}", gate.pulse()).contains("watching: 0");
+    settled().await;
+    assert!(!is_watched());
+    let guard = gate.admit("turn").unwrap();
+    restarts.request(wish("config"));
+    settled().await;
+    assert!(restarts.shared.lock().is_deferring() && is_watched());
+    restarts.cancel().unwrap();
+    settled().await;
+    assert!(!is_watched());
+    drop(guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_whose_clock_stands_still_makes_no_loop_that_never_rests() {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    BEGAN.get_or_init(clock::now);
+    let gate = Gate::with_clock(|| *BEGAN.get().expect("set above"));
+    let looks = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&looks);
+    let work = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Work::Idle
+    };
+    let (restarts, _emissions) = Restarts::new(&gate, work, RestartOptions::default());
+    restarts.request(wish("config").after(s(2)));
+    for _ in 0..10 {
+        advance(s(1)).await;
+        settled().await;
+    }
+    assert!(looks.load(Ordering::SeqCst) <= 20, "{looks:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -314,6 +314,20 @@ async fn a_full_debouncer_gives_the_item_back_and_a_push_waits_for_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_held_for_good_after_the_gate_has_closed_midway() {
+    let gate = gate();
+    let closes = gate.clone();
+    let builder = Debouncer::builder(&gate, "inbox", WINDOW).should_debounce(move |_| {
+        closes.close();
+        true
+    });
+    let (inbox, _told) = telling(builder);
+    let refused = inbox.try_push("ada", 1).unwrap_err();
+    assert_eq!((refused.item, refused.why), (1, NotTaken::Refused(Refused::Closed)));
+    assert_eq!(inbox.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_push_that_waits_for_room_is_refused_when_the_gate_closes() {
     let gate = gate();
     let inbox =

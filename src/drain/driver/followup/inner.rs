@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -19,7 +20,7 @@ use crate::drain::{
         self, Action, ActiveRun, AfterFailure, Arrival, ClaimEnd, Item, Layers, Policy, Queues,
         RunId,
     },
-    gate::{Gate, GateState},
+    gate::{Gate, GateState, Refused},
     label::{Blocker, Label},
     outcome::Failure,
     unfinished::Unfinished,
@@ -110,17 +111,15 @@ impl<T> Inner<T> {
 
     fn turn_ended(&self, run: &RunId, result: Result<(), Failure>) {
         let now = self.gate.now();
+        // The text of an error, as the drop of a payload, is somebody else's code.
+        let result = result.map_err(|error| (error.to_string(), error));
         let mut state = self.lock();
         state.stops.remove(run);
-        let failed = match result {
-            Ok(()) => {
-                state.machine.succeeded(run);
-                None
-            }
-            Err(error) => {
-                let why = error.to_string();
+        let (done, failed) = match result {
+            Ok(()) => (state.machine.succeeded(run), None),
+            Err((why, error)) => {
                 let after = state.machine.failed(now, run, error, fastrand::f64());
-                after.map(|after| (after, why))
+                (None, after.map(|after| (after, why)))
             }
         };
         drop(state);
@@ -135,6 +134,7 @@ impl<T> Inner<T> {
             }
             None => {}
         }
+        drop(done);
     }
 }
 
@@ -166,6 +166,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
 
     pub(super) fn arrive(
         self: &Arc<Self>,
+        admits: impl FnOnce() -> Result<(), Refused>,
         session: &str,
         item: Item<T>,
         layers: &Layers,
@@ -173,6 +174,10 @@ impl<T: Send + Sync + 'static> Inner<T> {
         let active = self.active(session);
         let now = self.gate.now();
         let mut state = self.lock();
+        // Asked under our lock: whoever has closed the gate and then takes what we hold, finds this.
+        if let Err(refused) = admits() {
+            return Arrived::Refused(item, refused);
+        }
         let arrival = state.machine.arrive(now, session, item, layers, active);
         let arrived = self.settle(&mut state, arrival);
         drop(state);
@@ -182,22 +187,46 @@ impl<T: Send + Sync + 'static> Inner<T> {
                 Ok(()) => Arrived::Steered,
                 Err(why) => {
                     debug!("followups {}, {session}: not steered, it waits: {why}", self.name);
-                    let mut state = self.lock();
-                    let arrival = state.machine.not_steered(now, session, item, layers);
-                    // The machine offers nothing twice.
-                    self.settle(&mut state, arrival).unwrap_or_else(Arrived::Full)
+                    return self.not_steered(session, item, layers);
                 }
             },
         };
         if matches!(arrived, Arrived::Interrupted { .. }) && active == ActiveRun::Live {
             self.runs.abort(session);
         }
+        self.looked_at(session, active);
+        arrived
+    }
+
+    /// What was offered to a run was not taken, or not read: it waits.
+    pub(super) fn not_steered(
+        self: &Arc<Self>,
+        session: &str,
+        item: Item<T>,
+        layers: &Layers,
+    ) -> Arrived<T> {
+        let now = self.gate.now();
+        let mut state = self.lock();
+        // As in `arrive`.
+        if let Err(refused) = self.gate.pass_inside() {
+            state.machine.forget(session, slice::from_ref(&item));
+            return Arrived::Refused(item, refused);
+        }
+        let arrival = state.machine.not_steered(now, session, item, layers);
+        // The machine offers nothing twice.
+        let arrived = self.settle(&mut state, arrival).unwrap_or_else(Arrived::Full);
+        drop(state);
+        self.looked_at(session, ActiveRun::Live);
+        arrived
+    }
+
+    /// After the machine was told how the session's run stood.
+    fn looked_at(&self, session: &str, active: ActiveRun) {
         // The run may have ended since it was asked for; then nobody will tell of its end again.
         if active == ActiveRun::Live && self.active(session) == ActiveRun::None {
             self.lock().machine.run_ended(session);
         }
         self.changed();
-        arrived
     }
 
     /// Gives a claim its lease; an offer comes back.

@@ -18,6 +18,7 @@ use super::*;
 use crate::{drain::followup::Mode, sys::clock};
 
 mod drained;
+mod foreign;
 
 /// What a callback is to answer.
 type Answer = tokio::sync::oneshot::Sender<Result<(), &'static str>>;
@@ -237,6 +238,24 @@ async fn an_interrupt_cuts_the_run_of_a_queue_and_tells_the_holder_of_a_lease() 
     first.done();
     second.done();
     assert_eq!(payloads(&rig.turn().await.0.items), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_interrupt_tells_the_first_while_the_run_that_both_abort_still_lives() {
+    let rig = Rig::new();
+    rig.runs.begin("ada");
+    let Arrived::Interrupted { lease: first, .. } = rig.arrive("ada", 1, Mode::Interrupt) else {
+        panic!("a run is live")
+    };
+    let Arrived::Interrupted { lease: second, .. } = rig.arrive("ada", 2, Mode::Interrupt) else {
+        panic!("a run is live")
+    };
+    first.aborted().await;
+    tokio::select! {
+        biased;
+        () = second.aborted() => panic!("it is the last"),
+        () = settled() => {}
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -249,8 +249,8 @@ impl Watch {
                 if !is_busy || came.mode == Mode::Interrupt =>
             {
                 assert!(!(came.is_heartbeat && is_busy));
+                self.stops += session.claims.len();
                 if came.active == IDLE {
-                    self.stops += session.claims.len();
                     self.stops += usize::from(session.stop_turn());
                 }
                 session.claims.push((run.clone(), known));
@@ -339,7 +339,7 @@ impl Watch {
         let Some(run) = pick(&self.runs, which) else { return };
         let session = &mut self.sessions[at(&run)];
         let turn = session.turn.take_if(|(live, ..)| *live == run);
-        assert_eq!(self.machine.succeeded(&run), turn.is_some());
+        assert_eq!(self.machine.succeeded(&run).is_some(), turn.is_some());
         let Some((_, taken, _)) = turn else { return };
         session.retry_at = None;
         for item in session.waiting.drain(..taken) {
@@ -442,13 +442,13 @@ proptest! {
         claims.iter().for_each(|run| watch.machine.claim_ended(run, ClaimEnd::Done));
         SESSIONS.iter().for_each(|session| watch.machine.run_ended(session));
         let under_way = watch.sessions.iter().filter_map(|session| session.turn.clone());
-        under_way.for_each(|(run, ..)| assert!(watch.machine.succeeded(&run)));
+        under_way.for_each(|(run, ..)| assert!(watch.machine.succeeded(&run).is_some()));
         let mut steps = 0;
         while let Some(due) = watch.machine.poll_timeout() {
             watch.machine.handle_timeout(due);
             while let Some(action) = watch.machine.poll_action() {
                 if let Action::Begin(turn) = action {
-                    prop_assert!(watch.machine.succeeded(&turn.run));
+                    prop_assert!(watch.machine.succeeded(&turn.run).is_some());
                 }
             }
             steps += 1;
