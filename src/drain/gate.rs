@@ -231,6 +231,7 @@ impl Gate {
     /// # Errors
     ///
     /// The gate is not open.
+    #[inline]
     pub fn admit_anonymous(&self) -> Result<WorkGuard, Refused> {
         self.inner.begin(Word::admits_new)
     }
@@ -330,6 +331,7 @@ impl Inner {
 
     /// Counts first and looks then. That way the count is never lower than what lives, and two
     /// threads that admit do not make each other try again.
+    #[inline]
     fn begin(
         self: &Arc<Self>,
         admits: impl FnOnce(Word) -> Result<(), Refused>,
@@ -348,6 +350,7 @@ impl Inner {
     }
 
     /// Takes back one count of an iteration, if that is not over.
+    #[inline]
     fn end(&self, iteration: u32) {
         let mut word = self.word.load(Ordering::Relaxed);
         while Word(word).iteration() == iteration {
@@ -426,6 +429,7 @@ impl WorkGuard {
 }
 
 impl Drop for WorkGuard {
+    #[inline]
     fn drop(&mut self) {
         let Pass { inner, iteration } = &self.pass;
         // First: who finds the count at none finds no names.
