@@ -117,7 +117,7 @@ async fn batches_of_a_key_come_one_at_a_time_and_in_order_from_many_threads() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_a_debouncer_took_before_the_close_is_flushed_or_handed_back_once() {
-    for round in 0..40 {
+    for round in 0..200 {
         let gate = Gate::new();
         let flushed: Arc<Mutex<Vec<u32>>> = Arc::default();
         let told = Arc::clone(&flushed);
@@ -145,7 +145,7 @@ async fn what_a_debouncer_took_before_the_close_is_flushed_or_handed_back_once()
                 taken.lock().unwrap().extend(mine);
             });
         }
-        for _ in 0..round {
+        for _ in 0..round % 40 {
             yield_now().await;
         }
         gate.close();
@@ -226,7 +226,7 @@ async fn followups_of_a_session_run_one_at_a_time_once_and_in_order_from_many_th
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_followup_queues_took_before_the_close_is_run_or_handed_back() {
-    for round in 0..40 {
+    for round in 0..200 {
         let gate = Gate::new();
         let mut policy = Policy::default();
         policy.settings.debounce = Duration::ZERO;
@@ -259,7 +259,7 @@ async fn what_followup_queues_took_before_the_close_is_run_or_handed_back() {
                 taken.lock().unwrap().extend(mine);
             });
         }
-        for _ in 0..round {
+        for _ in 0..round % 40 {
             yield_now().await;
         }
         gate.close();
