@@ -2,17 +2,18 @@
 //!
 //! `lockkeeper run -- minimal /run/echo.sock` answers what a peer sends to this Unix datagram socket
 //! within half a second as one text. What a restart leaves unfinished is written to
-//! `/run/echo.spool`, and the next generation answers it.
+//! `/run/echo.sock.spool`, and the next generation answers it.
+#![allow(clippy::disallowed_methods, reason = "a gateway touches the world")]
 
-use std::{env, fs, io, path::Path, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{env, fs, io, net::Shutdown, path::Path, process::ExitCode, sync::Arc};
 
-use lockkeeper::{
-    drain::{Batch, Debouncer, Window},
-    lifecycle::{self, Closing, Life, Server},
-};
-use tokio::{net::UnixDatagram, select, sync::Notify};
+use lockkeeper::drain::{Batch, Debouncer, Drain, Window};
+use lockkeeper::lifecycle::{self, Closing, Life, Server};
+use tokio::{net::UnixDatagram, select};
 
-type Message = (PathBuf, String);
+/// Whom to answer, and what it said.
+type Message = (String, String);
+type Inbox = Debouncer<String, Message>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -21,63 +22,56 @@ async fn main() -> ExitCode {
 }
 
 async fn start(life: Life) -> io::Result<impl Server> {
-    let path = PathBuf::from(env::args().nth(1).unwrap_or_else(|| "echo.sock".to_owned()));
-    let spool = path.with_extension("spool");
-    let _ = fs::remove_file(&path);
+    let path = env::args().nth(1).unwrap_or_else(|| "echo.sock".to_owned());
+    let spool = format!("{path}.spool");
+    let _ = fs::remove_file(&path); // is left behind by a crash
     let socket = Arc::new(UnixDatagram::bind(&path)?);
-
-    let answering = Arc::clone(&socket);
-    let inbox = life.drain().debouncer("inbox", Window::millis(500), move |_, batch| {
-        answer(Arc::clone(&answering), batch)
+    let inbox = life.drain().debouncer("inbox", Window::millis(500), {
+        let socket = Arc::clone(&socket);
+        move |peer, batch| answer(Arc::clone(&socket), peer, batch)
     });
-    let kept: Vec<Message> = match fs::read(&spool) {
-        Ok(text) => serde_json::from_slice(&text)?,
-        Err(_) => Vec::new(),
-    };
-    for message in kept {
-        inbox.push(message.0.clone(), message).await.map_err(io::Error::other)?;
+    if fs::exists(&spool)? {
+        for message in serde_json::from_slice::<Vec<Message>>(&fs::read(&spool)?)? {
+            inbox.push(message.0.clone(), message).await.map_err(io::Error::other)?;
+        }
+        fs::remove_file(&spool)?;
     }
-    let stop = Arc::new(Notify::new());
-    let receiving = tokio::spawn(receive(Arc::clone(&socket), inbox, Arc::clone(&stop)));
+    let reading = tokio::spawn(read(socket, inbox, life.drain().clone()));
 
     Ok(async move |closing: &mut Closing| -> io::Result<()> {
-        // From here on nobody can send; what was sent before is still there to be read.
-        fs::remove_file(&path)?;
-        stop.notify_one();
         let mut left: Vec<Message> = closing.take();
-        left.extend(receiving.await?);
-        let mut buffer = [0; 4096];
-        while let Ok((length, from)) = socket.try_recv_from(&mut buffer) {
-            left.extend(from.as_pathname().map(|from| read(from, &buffer[..length])));
-        }
+        left.extend(reading.await??);
+        fs::remove_file(&path)?;
         fs::write(&spool, serde_json::to_vec(&left)?)
     })
 }
 
-/// Gives back the message that came when the gate had closed.
-async fn receive(
-    socket: Arc<UnixDatagram>,
-    inbox: Debouncer<PathBuf, Message>,
-    stop: Arc<Notify>,
-) -> Option<Message> {
-    let mut buffer = [0; 4096];
+/// Until all is drained; gives what came too late for that.
+async fn read(socket: Arc<UnixDatagram>, inbox: Inbox, drain: Drain) -> io::Result<Vec<Message>> {
+    let (mut buffer, mut late) = (vec![0; 1 << 16], Vec::new());
     loop {
         let (length, from) = select! {
-            received = socket.recv_from(&mut buffer) => received.ok()?,
-            () = stop.notified() => return None,
+            biased;
+            () = drain.leaving() => {
+                if drain.called_off().await { continue }
+                // From here on the kernel refuses what is sent; what it took before is still there.
+                socket.shutdown(Shutdown::Read)?;
+                socket.readable().await?; // or tokio may say that there is nothing, without a look
+                let Ok(received) = socket.try_recv_from(&mut buffer) else { return Ok(late) };
+                received
+            }
+            received = socket.recv_from(&mut buffer) => received?,
         };
-        let Some(from) = from.as_pathname() else { continue };
-        if let Err(refused) = inbox.push(from.to_owned(), read(from, &buffer[..length])).await {
-            return Some(refused.item);
-        }
+        let Some(peer) = from.as_pathname().and_then(Path::to_str) else { continue };
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let pushed = inbox.push(peer.to_owned(), (peer.to_owned(), text)).await;
+        late.extend(pushed.err().map(|refused| refused.item));
     }
 }
 
-fn read(from: &Path, text: &[u8]) -> Message {
-    (from.to_owned(), String::from_utf8_lossy(text).into_owned())
-}
-
-async fn answer(socket: Arc<UnixDatagram>, batch: Batch<Message>) -> io::Result<()> {
+async fn answer(socket: Arc<UnixDatagram>, peer: Option<String>, batch: Batch<Message>) {
     let text: Vec<_> = batch.iter().map(|(_, text)| text.as_str()).collect();
-    socket.send_to(text.join(" ").as_bytes(), &batch[0].0).await.map(drop)
+    if let Err(gone) = socket.send_to(text.join(" ").as_bytes(), peer.unwrap_or_default()).await {
+        tracing::warn!(%gone, "nobody waits for this answer");
+    }
 }

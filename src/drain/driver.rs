@@ -99,6 +99,8 @@ struct Inner {
     current: Mutex<Option<Arc<UnderWay>>>,
     /// The phase of the drain under way.
     phase: watch::Sender<Option<Phase>>,
+    /// Whether the drain in `current` has ended, or was undone.
+    is_over: watch::Sender<bool>,
 }
 
 type Listener = Arc<dyn Fn(&Progress) + Send + Sync>;
@@ -154,6 +156,7 @@ impl Drain {
             listeners: Mutex::default(),
             current: Mutex::default(),
             phase: watch::Sender::new(None),
+            is_over: watch::Sender::new(false),
         };
         let followups = inner.followups.clone();
         inner.runs.on_end(move |session| followups.run_ended(session));
@@ -307,6 +310,62 @@ impl Drain {
         let _ = phase.wait_for(Option::is_some).await;
     }
 
+    /// Where the drain under way leads; none: there is none, or it was called off.
+    pub(crate) fn leaving_for(&self) -> Option<Leaving> {
+        let current = lock(&self.inner.current);
+        let under_way = current.as_ref().filter(|under_way| !under_way.was_called_off());
+        under_way.map(|under_way| under_way.leaving())
+    }
+
+    /// The end of the drain under way, whoever began it: whether it cut work. At once where it is
+    /// over; never where none was begun in this iteration. Cancel-safe.
+    pub(crate) async fn over(&self) -> Result<bool, CalledOff> {
+        let mut is_over = self.inner.is_over.subscribe();
+        // The sender lives in `self`.
+        let _ = is_over.wait_for(|is_over| *is_over).await;
+        let current = lock(&self.inner.current);
+        let under_way = current.as_ref().filter(|under_way| !under_way.was_called_off());
+        under_way.map(|under_way| under_way.is_cut()).ok_or(CalledOff)
+    }
+
+    /// Resolves when no drain is under way: true where there is none, or where it was called off and
+    /// all is as before; false when all is drained and the gate has closed. Cancel-safe.
+    ///
+    /// What stops to fetch by [`Self::leaving`] learns by this whether to go on:
+    ///
+    /// ```
+    /// # use lockkeeper::drain::{Begun, Drain, plan::Leaving};
+    /// # async fn fetch() { std::future::pending().await }
+    /// async fn receive(drain: Drain) {
+    ///     loop {
+    ///         tokio::select! {
+    ///             () = fetch() => {}
+    ///             () = drain.leaving() => if !drain.called_off().await { return },
+    ///         }
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// # let drain = Drain::default();
+    /// # assert!(drain.called_off().await);
+    /// # let receiving = tokio::spawn(receive(drain.clone()));
+    /// # let Ok(Begun::Draining(first)) = drain.begin(Leaving::Restart, "") else { panic!() };
+    /// # drain.call_off().unwrap();
+    /// # assert!(drain.called_off().await && first.await.is_err() && !receiving.is_finished());
+    /// # let Ok(Begun::Draining(second)) = drain.begin(Leaving::Restart, "") else { panic!() };
+    /// # second.await.unwrap();
+    /// # assert!(!drain.called_off().await);
+    /// # receiving.await.unwrap();
+    /// # }
+    /// ```
+    pub async fn called_off(&self) -> bool {
+        let iteration = self.inner.gate.iteration();
+        let mut phase = self.inner.phase.subscribe();
+        let over = phase.wait_for(|phase| matches!(phase, None | Some(Phase::Close))).await;
+        // A later life has no drain either, but is not the one that was asked about.
+        over.is_ok_and(|phase| phase.is_none()) && self.inner.gate.iteration() == iteration
+    }
+
     /// Begins to drain, or joins the drain under way. It goes on by itself, also if what this gives
     /// is dropped.
     ///
@@ -323,12 +382,17 @@ impl Drain {
         let plan = DrainPlan::new(now, leaving, self.inner.options.budget);
         let under_way = Arc::new(UnderWay::new(plan));
         *current = Some(Arc::clone(&under_way));
-        drop(current);
+        // Who joins it from here on finds it under way.
         self.inner.phase.send_replace(Some(Phase::Announce));
+        self.inner.is_over.send_replace(false);
+        drop(current);
         let (tell, done) = oneshot::channel();
-        let course = Course::new(Arc::clone(&self.inner), under_way, reason.into(), now);
+        let inner = Arc::clone(&self.inner);
+        let course = Course::new(Arc::clone(&inner), Arc::clone(&under_way), reason.into(), now);
         tokio::spawn(async move {
-            if let Some(drained) = course.run().await {
+            let drained = course.run().await;
+            inner.ended(&under_way);
+            if let Some(drained) = drained {
                 // Who began it does not want to know.
                 let _ = tell.send(drained);
             }
@@ -362,6 +426,7 @@ impl Drain {
     pub fn next_iteration(&self) {
         let inner = &self.inner;
         lock(&inner.current).take();
+        inner.is_over.send_replace(false);
         inner.hooks.clear();
         inner.runs.reset();
         inner.followups.set_draining(false);
@@ -385,6 +450,13 @@ impl Default for Drain {
 }
 
 impl Inner {
+    fn ended(&self, under_way: &Arc<UnderWay>) {
+        let current = lock(&self.current);
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, under_way)) {
+            self.is_over.send_replace(true);
+        }
+    }
+
     fn counts(&self) -> Counts {
         let mut all = Counts::default();
         let known = |count: usize| Count::Known(u64::try_from(count).unwrap_or(u64::MAX));

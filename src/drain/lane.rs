@@ -18,75 +18,38 @@
 //!
 //! Whoever carries out the actions is [`CommandLanes`](super::driver::lane::CommandLanes). A lane
 //! named by a program has an entry only while it has commands or a setting of its own, so that
-//! memory is bounded by the work.
+//! memory is bounded by the work. Commands sit in a slab with lists through it: what one costs does
+//! not depend on how many wait.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    ops::Bound,
+    collections::{BTreeSet, VecDeque},
+    mem,
     time::{Duration, Instant},
 };
 
-pub use self::name::Lane;
-use self::room::Room;
+pub use self::{
+    name::Lane,
+    terms::{LanePolicy, Priority, Terms},
+};
+use self::{
+    room::{RoomKey, Rooms},
+    seat::{List, Place, Seat, Seats, Sort, Stage},
+};
 
 mod name;
 mod room;
+mod seat;
+mod terms;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // a test needs some instant to count from
 mod tests;
 
-/// What lanes go by.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct LanePolicy {
-    /// Slots of a lane that was not told otherwise; 0 pauses. 1.
-    pub concurrency: usize,
-    /// How long a command may go without progress where it does not say so itself. For ever.
-    pub timeout: Option<Duration>,
-    /// From the abort signal to the release of the slot where a command does not say so. 5 s.
-    pub grace: Duration,
-    /// A command that waited so long is reported. 2 s.
-    pub wait_notice: Duration,
-}
-
-impl Default for LanePolicy {
-    fn default() -> Self {
-        Self {
-            concurrency: 1,
-            timeout: None,
-            grace: Duration::from_secs(5),
-            wait_notice: Duration::from_secs(2),
-        }
-    }
-}
-
-/// Who goes first where a slot is free.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Priority {
-    /// Somebody looks at the screen.
-    Foreground,
-    /// The usual.
-    #[default]
-    Normal,
-    /// Whenever nothing else is to do.
-    Background,
-}
-
 /// One command of one [`Slots`].
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct CommandId(u64);
-
-/// How a command is to be run.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Terms {
-    /// Where.
-    pub lane: Lane,
-    /// Before whom.
-    pub priority: Priority,
-    /// How long it may go without progress; none: for ever. Zero: its abort signal is given as it
-    /// begins.
-    pub timeout: Option<Duration>,
-    /// From the abort signal to the release of its slot.
-    pub grace: Duration,
+pub struct CommandId {
+    /// Which one, in the order of acceptance over all lanes. First, so that ids sort by it.
+    number: u64,
+    place: Place,
 }
 
 /// What is to be done, in order.
@@ -149,47 +112,20 @@ pub struct Held<'a, T> {
 #[derive(Debug)]
 pub struct Slots<T> {
     policy: LanePolicy,
-    /// Lanes with commands or with a setting of their own, and the five.
-    rooms: HashMap<Lane, Room>,
-    /// In the order of acceptance over all lanes; [`Room`] holds the same ids by priority.
-    queued: BTreeMap<CommandId, Queued<T>>,
-    active: BTreeMap<CommandId, Active<T>>,
+    rooms: Rooms,
+    seats: Seats<T>,
+    /// In the order of acceptance over all lanes; each is in a queue of its room, too.
+    queued: List,
+    /// In the order of their beginning.
+    active: List,
+    /// The first queued command that was not reported as waiting; all behind it were not either.
+    untold: Option<Place>,
     /// At most one of each active command. It may be too early, never too late: progress does not
     /// move it.
     deadlines: BTreeSet<(Instant, CommandId)>,
-    /// Every queued command up to this one was reported as waiting.
-    told: CommandId,
-    /// The last id given.
-    last: CommandId,
     /// Counts resets.
     iteration: u32,
     actions: VecDeque<Action<T>>,
-}
-
-#[derive(Debug)]
-struct Queued<T> {
-    terms: Terms,
-    since: Instant,
-    iteration: u32,
-    item: T,
-}
-
-#[derive(Debug)]
-struct Active<T> {
-    terms: Terms,
-    since: Instant,
-    /// When it was last known to get on.
-    progress: Instant,
-    /// Its entry in the table.
-    deadline: Option<Instant>,
-    stage: Stage,
-    item: T,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stage {
-    Running,
-    Aborting,
 }
 
 impl<T> Slots<T> {
@@ -197,12 +133,12 @@ impl<T> Slots<T> {
     pub fn new(policy: LanePolicy) -> Self {
         Self {
             policy,
-            rooms: HashMap::new(),
-            queued: BTreeMap::new(),
-            active: BTreeMap::new(),
+            rooms: Rooms::new(policy.concurrency),
+            seats: Seats::new(),
+            queued: List::default(),
+            active: List::default(),
+            untold: None,
             deadlines: BTreeSet::new(),
-            told: CommandId(0),
-            last: CommandId(0),
             iteration: 1,
             actions: VecDeque::new(),
         }
@@ -215,54 +151,65 @@ impl<T> Slots<T> {
 
     /// Accepts a command.
     pub fn enqueue(&mut self, now: Instant, terms: Terms, item: T) -> CommandId {
-        self.last.0 += 1;
-        let id = self.last;
-        let lane = terms.lane.clone();
-        self.room(&lane).push(terms.priority, id);
-        self.queued.insert(id, Queued { terms, since: now, iteration: self.iteration, item });
-        self.pump(now, &lane);
+        let key = self.rooms.open(&terms.lane);
+        let id = self.seats.sit(Seat::new(now, self.iteration, key, &terms, item));
+        let room = &mut self.rooms[key];
+        if room.has_free_slot() {
+            self.begin(now, id.place);
+        } else {
+            let queue = &mut room.queues[terms.priority as usize];
+            self.seats.append(queue, Sort::Queue, id.place);
+            self.seats.append(&mut self.queued, Sort::Stage, id.place);
+            self.untold.get_or_insert(id.place);
+        }
         id
     }
 
     /// A command got on: its timeout counts from now. Not one whose abort signal was given.
     pub fn progressed(&mut self, now: Instant, id: CommandId) {
-        if let Some(active) = self.active.get_mut(&id) {
-            active.progress = active.progress.max(now);
+        if let Some(seat) = self.seats.find_mut(id) {
+            seat.progress = seat.progress.max(now);
         }
     }
 
     /// The work of a command has ended, however it did. Gives nothing for one that is not active
     /// any more.
     pub fn finished(&mut self, now: Instant, id: CommandId) -> Option<T> {
-        let active = self.vacate(id)?;
-        self.pump(now, &active.terms.lane);
-        Some(active.item)
+        self.is_active(id).then_some(())?;
+        let (item, room) = self.vacate(id.place);
+        self.pump(now, room);
+        item
     }
 
     /// Takes a command back, if it is still queued.
     pub fn cancel(&mut self, id: CommandId) -> Option<T> {
-        let queued = self.queued.remove(&id)?;
-        let lane = &queued.terms.lane;
-        if let Some(room) = self.rooms.get_mut(lane) {
-            room.forget(queued.terms.priority, id);
+        let seat = self.seats.find(id)?;
+        if !matches!(seat.stage, Stage::Queued { .. }) {
+            return None;
         }
-        self.tidy(lane);
-        Some(queued.item)
+        let room = seat.room;
+        self.dequeue(id.place);
+        self.rooms.tidy(room);
+        self.seats.leave(id.place)
     }
 
     /// Takes back all that wait in a lane, in the order of acceptance.
     pub fn clear(&mut self, lane: &Lane) -> Vec<T> {
-        let Some(room) = self.rooms.get_mut(lane) else { return Vec::new() };
-        let mut ids = room.empty();
+        let Some(key) = self.rooms.find(lane) else { return Vec::new() };
+        let queues = self.rooms[key].queues.iter();
+        let places = queues.flat_map(|queue| self.seats.iter(queue, Sort::Queue));
+        let mut ids: Vec<_> = places.map(|place| self.seats.id(place)).collect();
         ids.sort_unstable();
-        self.tidy(lane);
-        ids.iter().filter_map(|id| self.queued.remove(id)).map(|queued| queued.item).collect()
+        ids.iter().for_each(|id| self.dequeue(id.place));
+        self.rooms.tidy(key);
+        ids.into_iter().filter_map(|id| self.seats.leave(id.place)).collect()
     }
 
     /// Sets the number of slots of a lane; 0 pauses it. Those that are taken stay taken.
     pub fn set_concurrency(&mut self, now: Instant, lane: &Lane, slots: usize) {
-        self.room(lane).concurrency = slots;
-        self.pump(now, lane);
+        let room = self.rooms.open(lane);
+        self.rooms[room].concurrency = slots;
+        self.pump(now, room);
     }
 
     /// A new iteration: every slot is free, what is queued stays and is begun. Gives back what was
@@ -270,10 +217,7 @@ impl<T> Slots<T> {
     pub fn reset(&mut self, now: Instant) -> Vec<T> {
         self.iteration = self.iteration.wrapping_add(1);
         let released = self.vacate_all();
-        let mut lanes: Vec<Lane> = self.rooms.keys().cloned().collect();
-        // So that the order of the actions does not hang on a hash.
-        lanes.sort_unstable();
-        lanes.iter().for_each(|lane| self.pump(now, lane));
+        self.rooms.keys().into_iter().for_each(|room| self.pump(now, room));
         released
     }
 
@@ -281,13 +225,10 @@ impl<T> Slots<T> {
     /// of acceptance.
     pub fn cut_all(&mut self) -> (Vec<T>, Vec<T>) {
         let active = self.vacate_all();
-        let queued = std::mem::take(&mut self.queued).into_values().map(|queued| queued.item);
-        let queued = queued.collect();
-        let usual = self.policy.concurrency;
-        self.rooms.retain(|lane, room| {
-            room.empty();
-            room.is_needed(lane, usual)
-        });
+        let queued: Vec<_> = self.seats.iter(&self.queued, Sort::Stage).collect();
+        queued.iter().for_each(|place| self.dequeue(*place));
+        let queued = queued.into_iter().filter_map(|place| self.seats.leave(place)).collect();
+        self.rooms.keys().into_iter().for_each(|room| self.rooms.tidy(room));
         (active, queued)
     }
 
@@ -297,13 +238,11 @@ impl<T> Slots<T> {
             self.deadlines.remove(&(at, id));
             self.overdue(now, id);
         }
-        while let Some((id, due)) = self.next_notice().filter(|(_, due)| *due <= now) {
-            self.told = id;
+        while let Some((place, due)) = self.next_notice().filter(|(_, due)| *due <= now) {
+            self.untold = self.seats.after(place, Sort::Stage);
+            self.seats[place].stage = Stage::Queued { is_told: true };
             let waited = now.saturating_duration_since(due) + self.policy.wait_notice;
-            if let Some(queued) = self.queued.get(&id) {
-                let lane = queued.terms.lane.clone();
-                self.actions.push_back(Action::Waited { id, lane, waited });
-            }
+            self.tell_wait(place, waited);
         }
     }
 
@@ -319,48 +258,54 @@ impl<T> Slots<T> {
         self.actions.pop_front()
     }
 
+    /// The next thing to do, if it is to begin a command: which, and whether that is a kept one.
+    pub fn poll_run(&mut self) -> Option<(CommandId, bool)> {
+        match self.actions.pop_front_if(|action| matches!(action, Action::Run { .. }))? {
+            Action::Run { id, is_kept } => Some((id, is_kept)),
+            _ => None,
+        }
+    }
+
     /// What belongs to a command that has not left.
     pub fn item_mut(&mut self, id: CommandId) -> Option<&mut T> {
-        let active = self.active.get_mut(&id).map(|active| &mut active.item);
-        active.or_else(|| self.queued.get_mut(&id).map(|queued| &mut queued.item))
+        self.seats.find_mut(id)?.item.as_mut()
+    }
+
+    /// How many hold a slot.
+    pub fn active_count(&self) -> usize {
+        self.active.len()
+    }
+
+    /// How many wait for one.
+    pub fn queued_count(&self) -> usize {
+        self.queued.len()
     }
 
     /// The active ones, the oldest first.
-    pub fn active(&self) -> impl ExactSizeIterator<Item = Held<'_, T>> {
-        self.active.iter().map(|(id, active)| Held {
-            id: *id,
-            lane: &active.terms.lane,
-            since: active.since,
-            item: &active.item,
-        })
+    pub fn active(&self) -> impl Iterator<Item = Held<'_, T>> {
+        self.active_ids().into_iter().filter_map(|id| self.held(id))
     }
 
     /// Those that wait, the oldest first.
-    pub fn queued(&self) -> impl ExactSizeIterator<Item = Held<'_, T>> {
-        self.queued.iter().map(|(id, queued)| Held {
-            id: *id,
-            lane: &queued.terms.lane,
-            since: queued.since,
-            item: &queued.item,
-        })
+    pub fn queued(&self) -> impl Iterator<Item = Held<'_, T>> {
+        let places = self.seats.iter(&self.queued, Sort::Stage);
+        places.filter_map(|place| self.held(self.seats.id(place)))
     }
 
     /// Whether a command holds a slot.
     pub fn is_active(&self, id: CommandId) -> bool {
-        self.active.contains_key(&id)
+        let seat = self.seats.find(id);
+        seat.is_some_and(|seat| matches!(seat.stage, Stage::Running | Stage::Aborting))
     }
 
     /// Of one lane.
     pub fn figures(&self, lane: &Lane) -> LaneFigures {
-        let unused = Room::new(self.policy.concurrency);
-        self.rooms.get(lane).unwrap_or(&unused).figures(lane)
+        self.rooms.figures(lane)
     }
 
     /// Of all lanes that have an entry, by name.
     pub fn all_figures(&self) -> Vec<LaneFigures> {
-        let mut all: Vec<_> = self.rooms.iter().map(|(lane, room)| room.figures(lane)).collect();
-        all.sort_unstable_by(|a, b| a.lane.cmp(&b.lane));
-        all
+        self.rooms.all_figures()
     }
 
     /// Counted from 1.
@@ -369,96 +314,122 @@ impl<T> Slots<T> {
     }
 
     /// The first queued command that was not reported, and when it is to be.
-    fn next_notice(&self) -> Option<(CommandId, Instant)> {
-        let untold = (Bound::Excluded(self.told), Bound::Unbounded);
-        let (id, queued) = self.queued.range(untold).next()?;
-        Some((*id, queued.since.checked_add(self.policy.wait_notice)?))
+    fn next_notice(&self) -> Option<(Place, Instant)> {
+        let place = self.untold?;
+        Some((place, self.seats[place].since.checked_add(self.policy.wait_notice)?))
+    }
+
+    fn tell_wait(&mut self, place: Place, waited: Duration) {
+        let lane = self.rooms[self.seats[place].room].lane().clone();
+        self.actions.push_back(Action::Waited { id: self.seats.id(place), lane, waited });
     }
 
     /// An entry of the table was due.
     fn overdue(&mut self, now: Instant, id: CommandId) {
-        let Some(active) = self.active.get_mut(&id) else { return };
-        active.deadline = None;
-        let next = match active.stage {
+        let Some(seat) = self.seats.find_mut(id) else { return };
+        seat.deadline = None;
+        let next = match seat.stage {
+            // Only active ones have an entry.
+            Stage::Queued { .. } => None,
             Stage::Running => {
-                let timeout = active.terms.timeout.unwrap_or(Duration::MAX);
-                let due = active.progress.checked_add(timeout);
+                let timeout = seat.timeout.unwrap_or(Duration::MAX);
+                let due = seat.progress.checked_add(timeout);
                 if due.is_some_and(|due| due <= now) {
-                    active.stage = Stage::Aborting;
+                    seat.stage = Stage::Aborting;
                     self.actions.push_back(Action::Abort(id));
-                    now.checked_add(active.terms.grace)
+                    now.checked_add(seat.grace)
                 } else {
                     due
                 }
             }
             Stage::Aborting => {
-                if let Some(active) = self.vacate(id) {
-                    self.actions.push_back(Action::Release { id, item: active.item });
-                    self.pump(now, &active.terms.lane);
-                }
-                return;
+                let (item, room) = self.vacate(id.place);
+                self.actions.extend(item.map(|item| Action::Release { id, item }));
+                self.pump(now, room);
+                None
             }
         };
-        active.deadline = next;
-        self.deadlines.extend(next.map(|at| (at, id)));
+        self.set_deadline(id, next);
     }
 
     /// Gives free slots of a lane to those that wait in it.
-    fn pump(&mut self, now: Instant, lane: &Lane) {
-        let Some(room) = self.rooms.get_mut(lane) else { return };
-        while let Some(id) = room.take_next() {
-            let Some(Queued { terms, since, iteration, item }) = self.queued.remove(&id) else {
-                debug_assert!(false, "a room holds the ids of queued commands");
-                room.active -= 1;
-                continue;
-            };
-            let waited = now.saturating_duration_since(since);
-            if waited >= self.policy.wait_notice && id > self.told {
-                self.actions.push_back(Action::Waited { id, lane: lane.clone(), waited });
-            }
-            let deadline = terms.timeout.and_then(|timeout| now.checked_add(timeout));
-            self.deadlines.extend(deadline.map(|at| (at, id)));
-            let stage = Stage::Running;
-            let active = Active { terms, since, progress: now, deadline, stage, item };
-            self.active.insert(id, active);
-            self.actions.push_back(Action::Run { id, is_kept: iteration != self.iteration });
+    fn pump(&mut self, now: Instant, key: RoomKey) {
+        while self.rooms[key].has_free_slot() {
+            let Some(place) = self.rooms[key].next() else { break };
+            self.dequeue(place);
+            self.begin(now, place);
         }
-        self.tidy(lane);
+        self.rooms.tidy(key);
     }
 
-    /// Takes a command out of its slot.
-    fn vacate(&mut self, id: CommandId) -> Option<Active<T>> {
-        let active = self.active.remove(&id)?;
-        if let Some(at) = active.deadline {
+    /// Gives a slot to a command that is in no queue.
+    fn begin(&mut self, now: Instant, place: Place) {
+        self.seats.append(&mut self.active, Sort::Stage, place);
+        let id = self.seats.id(place);
+        let seat = &mut self.seats[place];
+        let is_told =
+            mem::replace(&mut seat.stage, Stage::Running) == Stage::Queued { is_told: true };
+        seat.progress = now;
+        self.rooms[seat.room].active += 1;
+        let waited = now.saturating_duration_since(seat.since);
+        let is_kept = seat.iteration != self.iteration;
+        if let Some(timeout) = seat.timeout {
+            self.set_deadline(id, now.checked_add(timeout));
+        }
+        if waited >= self.policy.wait_notice && !is_told {
+            self.tell_wait(place, waited);
+        }
+        self.actions.push_back(Action::Run { id, is_kept });
+    }
+
+    /// Takes a queued command out of its lists.
+    fn dequeue(&mut self, place: Place) {
+        if self.untold == Some(place) {
+            self.untold = self.seats.after(place, Sort::Stage);
+        }
+        let Seat { room, priority, .. } = self.seats[place];
+        let queue = &mut self.rooms[room].queues[priority as usize];
+        self.seats.remove(queue, Sort::Queue, place);
+        self.seats.remove(&mut self.queued, Sort::Stage, place);
+    }
+
+    /// Takes an active command out of its slot.
+    fn vacate(&mut self, place: Place) -> (Option<T>, RoomKey) {
+        let id = self.seats.id(place);
+        let Seat { room, deadline, .. } = self.seats[place];
+        if let Some(at) = deadline {
             self.deadlines.remove(&(at, id));
         }
-        if let Some(room) = self.rooms.get_mut(&active.terms.lane) {
-            room.active -= 1;
-        }
-        Some(active)
+        self.rooms[room].active -= 1;
+        self.seats.remove(&mut self.active, Sort::Stage, place);
+        (self.seats.leave(place), room)
     }
 
     fn vacate_all(&mut self) -> Vec<T> {
-        self.deadlines.clear();
         self.actions.retain(|action| matches!(action, Action::Release { .. }));
-        self.rooms.values_mut().for_each(|room| room.active = 0);
-        std::mem::take(&mut self.active).into_values().map(|active| active.item).collect()
+        self.active_ids().into_iter().filter_map(|id| self.vacate(id.place).0).collect()
     }
 
-    fn room(&mut self, lane: &Lane) -> &mut Room {
-        let usual = self.policy.concurrency;
-        // Not `entry`: it would clone the name of a lane that is known.
-        if !self.rooms.contains_key(lane) {
-            self.rooms.insert(lane.clone(), Room::new(usual));
+    /// Enters the one deadline of an active command.
+    fn set_deadline(&mut self, id: CommandId, at: Option<Instant>) {
+        if let Some(at) = at
+            && let Some(seat) = self.seats.find_mut(id)
+        {
+            seat.deadline = Some(at);
+            self.deadlines.insert((at, id));
         }
-        self.rooms.get_mut(lane).expect("it was inserted")
     }
 
-    /// Drops the entry of a lane that says nothing.
-    fn tidy(&mut self, lane: &Lane) {
-        let usual = self.policy.concurrency;
-        if self.rooms.get(lane).is_some_and(|room| !room.is_needed(lane, usual)) {
-            self.rooms.remove(lane);
-        }
+    fn active_ids(&self) -> Vec<CommandId> {
+        let places = self.seats.iter(&self.active, Sort::Stage);
+        let mut ids: Vec<_> = places.map(|place| self.seats.id(place)).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn held(&self, id: CommandId) -> Option<Held<'_, T>> {
+        let seat = self.seats.find(id)?;
+        let lane = self.rooms[seat.room].lane();
+        Some(Held { id, lane, since: seat.since, item: seat.item.as_ref()? })
     }
 }

@@ -25,6 +25,8 @@ pub use self::{
 
 mod options;
 mod server;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 /// The signals that a gateway handles.
@@ -93,17 +95,27 @@ where
     E: Into<Box<dyn Error + Send + Sync>>,
     Fut: Future<Output = Result<S, E>> + 'static,
 {
+    run_with(Options::from_env(), start).await
+}
+
+/// As [`run`], with options.
+pub async fn run_with<S, E, Fut>(options: Options, start: impl FnMut(Life) -> Fut) -> ExitCode
+where
+    S: Server + 'static,
+    E: Into<Box<dyn Error + Send + Sync>>,
+    Fut: Future<Output = Result<S, E>> + 'static,
+{
     let last_resort = LastResort::new()
         .inspect_err(|error| tracing::warn!(%error, "no thread to end the process by force"));
-    let exit = turn::run(Options::from_env(), start, last_resort.ok()).await;
+    let exit = turn::run(options, start, last_resort.ok()).await;
     if let Some(error) = &exit.error {
         tracing::error!("{error}");
     }
     exit.into()
 }
 
-/// As [`run`], with options, and without a hand on the process: for a test, or for who ends the
-/// process himself. To be called inside a tokio runtime.
+/// As [`run_with`], and without a hand on the process: for a test, or for who ends the process
+/// himself. To be called inside a tokio runtime.
 ///
 /// The loop takes the lock if it is told to, starts the gateway, says `READY=1`, and serves until it
 /// is asked to leave: by SIGTERM, SIGINT, or a SIGHUP of the kernel (stop); by SIGUSR1 (restart) or

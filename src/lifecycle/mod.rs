@@ -8,4 +8,4 @@ pub mod driver;
 pub mod respawn;
 pub mod run_loop;
 
-pub use self::driver::{Closing, Exit, Life, Options, RunError, Server, run, run_loop};
+pub use self::driver::{Closing, Exit, Life, Options, RunError, Server, run, run_loop, run_with};

@@ -6,10 +6,15 @@ use std::{env, fs, path::Path};
 /// By the marks that the common ones leave: Docker's and Podman's files, systemd's and LXC's
 /// variable of PID 1, Kubernetes' variable. False where there is none of them.
 pub fn is_one() -> bool {
-    Path::new("/.dockerenv").exists()
-        || Path::new("/run/.containerenv").exists()
-        || env::var_os("KUBERNETES_SERVICE_HOST").is_some()
-        || fs::read("/proc/1/environ").is_ok_and(|environment| is_of_container(&environment))
+    is_below(Path::new("/")) || env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+}
+
+/// By the files in this root.
+fn is_below(root: &Path) -> bool {
+    let environment = || fs::read(root.join("proc/1/environ"));
+    root.join(".dockerenv").exists()
+        || root.join("run/.containerenv").exists()
+        || environment().is_ok_and(|environment| is_of_container(&environment))
 }
 
 /// Whether PID 1 has a `container=` in its environment, as the container interface has it.
@@ -27,5 +32,24 @@ mod tests {
         assert!(is_of_container(b"PATH=/bin\0container=lxc\0"));
         assert!(!is_of_container(b"PATH=/bin\0container=\0xcontainer=lxc\0"));
         assert!(!is_of_container(b""));
+    }
+
+    #[test]
+    fn a_container_is_known_by_its_marks_and_a_plain_system_has_none() {
+        let marks = [
+            (".dockerenv", ""),
+            ("run/.containerenv", "engine=podman"),
+            ("proc/1/environ", "container=systemd-nspawn\0"),
+        ];
+        for (mark, text) in marks {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir_all(root.path().join("proc/1")).unwrap();
+            fs::create_dir_all(root.path().join("run")).unwrap();
+            assert!(!is_below(root.path()), "nothing to be read");
+            fs::write(root.path().join("proc/1/environ"), "PATH=/bin\0").unwrap();
+            assert!(!is_below(root.path()));
+            fs::write(root.path().join(mark), text).unwrap();
+            assert!(is_below(root.path()), "{mark}");
+        }
     }
 }

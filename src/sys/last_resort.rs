@@ -69,3 +69,76 @@ fn wait(told: &mpsc::Receiver<Option<Term>>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process::Command};
+
+    use super::*;
+
+    /// Tells a process of a test which part it plays.
+    const PART: &str = "LAST_RESORT_TEST_PART";
+
+    /// Not a test by itself: what runs in the process that is ended.
+    #[test]
+    fn plays_its_part_if_told_to() {
+        let Ok(part) = env::var(PART) else { return };
+        let (last_resort, now) = (LastResort::new().unwrap(), Instant::now());
+        let hour = now + Duration::from_secs(3600);
+        match part.as_str() {
+            "ends" => last_resort.exit_at(now, 42),
+            "earlier" => {
+                last_resort.exit_at(hour, 1);
+                last_resort.exit_at(now, 43);
+            }
+            "again" => {
+                last_resort.exit_at(hour, 1);
+                last_resort.call_off();
+                last_resort.exit_at(now + Duration::from_millis(20), 44);
+            }
+            "called off" => {
+                last_resort.exit_at(now + Duration::from_millis(20), 1);
+                last_resort.call_off();
+                drop(last_resort);
+                process::exit(45);
+            }
+            _ => panic!("no such part"),
+        }
+        // As a runtime does that is blocked.
+        loop {
+            thread::park();
+        }
+    }
+
+    fn code_of(part: &str) -> Option<i32> {
+        let me = "sys::last_resort::tests::plays_its_part_if_told_to";
+        let mut playing = Command::new(env::current_exe().unwrap());
+        playing.args([me, "--exact", "--quiet"]).env(PART, part);
+        playing.output().unwrap().status.code()
+    }
+
+    #[test]
+    fn a_process_that_is_blocked_ends_in_time_with_its_code() {
+        assert_eq!(code_of("ends"), Some(42));
+    }
+
+    #[test]
+    fn the_last_word_on_the_end_counts() {
+        assert_eq!(code_of("earlier"), Some(43));
+        assert_eq!(code_of("again"), Some(44));
+    }
+
+    #[test]
+    fn an_end_that_is_called_off_does_not_come() {
+        assert_eq!(code_of("called off"), Some(45));
+    }
+
+    #[test]
+    fn dropped_it_ends_its_thread_and_nothing_else() {
+        let (terms, told) = mpsc::channel();
+        let waiting = thread::spawn(move || wait(&told));
+        terms.send(Some(Term { at: Instant::now() + Duration::from_secs(3600), code: 1 })).unwrap();
+        drop(terms);
+        waiting.join().unwrap();
+    }
+}

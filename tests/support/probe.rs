@@ -1,11 +1,8 @@
 //! The child of the process tests: it does what the Rig says, and tells the Rig what happens.
 //!
-//! It connects to the Rig's socket (`PROBE_REPORT`) and opens with one line of JSON that tells who
-//! and in what surroundings it is, and goes on when the Rig has answered: so whatever it does next,
-//! the Rig already knows it. From then on each line from the Rig is an order, and each order
-//! is answered by `done ORDER: RESULT`; a signal that arrives is told as `signal NAME from=PID`.
-//! The end of the process is the end of the connection, which the kernel sees to. If the Rig goes,
-//! so does the probe: nothing can be left over by a test that was killed.
+//! It speaks with the Rig as `report.rs` says. Each line from the Rig is an order, and each order is
+//! answered by `done ORDER: RESULT`; a signal that arrives is told as `signal NAME from=PID`. If the
+//! Rig goes, so does the probe: nothing can be left over by a test that was killed.
 //!
 //! Orders are given over the connection, or one an argument on the command line. Those of the
 //! command line that install handlers are carried out before the opening line, so that a test which
@@ -33,8 +30,8 @@
 #![allow(clippy::disallowed_methods, reason = "a test's child does what real programs do")]
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    env, fs,
+    collections::HashMap,
+    env,
     io::{self, BufRead, BufReader, IoSlice, Write},
     mem::MaybeUninit,
     net::TcpListener,
@@ -46,20 +43,22 @@ use std::{
         },
     },
     process::{self, Child, Command},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     thread,
 };
 
 use lockkeeper::protocol::{env as names, signal::Signal};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use serde_json::{Value, json};
+use serde_json::Value;
 use signal_hook::{
     iterator::{Handle, SignalsInfo, exfiltrator::WithOrigin},
     low_level::siginfo::Origin,
 };
 
-/// The code with which a probe leaves when its Rig has gone.
-const RIG_IS_GONE: i32 = 99;
+mod report;
+
+use self::report::{RIG_IS_GONE, Report, lock, surroundings};
+
 const MAX_FDS: usize = 253;
 
 /// What an order came to.
@@ -87,8 +86,7 @@ fn main() {
 }
 
 struct Probe {
-    /// The connection to the Rig, one line at a time.
-    report: Mutex<UnixStream>,
+    report: Report,
     /// Takes further signals.
     signals: Handle,
     /// Orders by the number of the signal that sets them off.
@@ -100,14 +98,11 @@ struct Probe {
 }
 
 impl Probe {
-    fn start(orders: Vec<String>, role: &str, mut opening: Value) {
-        let path = env::var("PROBE_REPORT").expect("PROBE_REPORT names the Rig's socket");
-        let Ok(report) = UnixStream::connect(path) else { process::exit(RIG_IS_GONE) };
-        let rig = report.try_clone().expect("a descriptor for the reading side");
-        let mut rig = BufReader::new(rig).lines().map_while(Result::ok);
+    fn start(orders: Vec<String>, role: &str, opening: Value) {
+        let (report, mut rig) = Report::connect();
         let signals = SignalsInfo::<WithOrigin>::new([0; 0]).expect("an empty set is valid");
         let probe = Arc::new(Self {
-            report: Mutex::new(report),
+            report,
             signals: signals.handle(),
             on_signal: Mutex::default(),
             listeners: Mutex::default(),
@@ -120,9 +115,7 @@ impl Probe {
         for order in &before {
             probe.carry_out(order).expect("an order that comes first can be carried out");
         }
-        opening["role"] = json!(role);
-        probe.tell(&opening.to_string());
-        rig.next();
+        probe.report.greet(role, opening, &mut rig);
         // Not before the opening line, or else a signal could be told ahead of it.
         let listener = Arc::clone(&probe);
         thread::spawn(move || listener.await_signals(signals));
@@ -203,39 +196,8 @@ impl Probe {
     }
 
     fn tell(&self, line: &str) {
-        if writeln!(lock(&self.report), "{line}").is_err() {
-            process::exit(RIG_IS_GONE);
-        }
+        self.report.tell(line);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Who this process is and what it was given, before it changed anything.
-fn surroundings() -> Value {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key));
-        line.map(|value| value.trim_start_matches(':').trim().to_owned())
-    };
-    let mut fds = BTreeMap::new();
-    for entry in fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
-        let target = fs::read_link(entry.path()).unwrap_or_default();
-        fds.insert(entry.file_name().into_string().unwrap_or_default(), target);
-    }
-    // The descriptor by which the folder was read.
-    fds.retain(|_, target| !target.starts_with(format!("/proc/{}/fd", process::id())));
-    json!({
-        "pid": process::id(),
-        "ppid": nix::unistd::getppid().as_raw(),
-        "group": nix::unistd::getpgrp().as_raw(),
-        "env": env::vars().collect::<BTreeMap<_, _>>(),
-        "fds": fds,
-        "blocked": field("SigBlk"),
-        "ignored": field("SigIgn"),
-    })
 }
 
 /// This program, also when its file has been replaced meanwhile.

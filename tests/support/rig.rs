@@ -27,6 +27,9 @@ pub fn probe() -> &'static str {
     env!("CARGO_BIN_EXE_probe")
 }
 
+/// The test gateway's path.
+const GATEWAY: &str = env!("CARGO_BIN_EXE_drain-probe");
+
 /// The supervisor's path.
 const LOCKKEEPER: &str = env!("CARGO_BIN_EXE_lockkeeper");
 
@@ -89,6 +92,12 @@ impl Rig {
         self
     }
 
+    /// The [test gateway](../support/gateway.rs) as its command, with these settings.
+    pub fn gateway<S: Into<OsString>>(self, settings: impl IntoIterator<Item = S>) -> Self {
+        let settings = settings.into_iter().map(Into::into);
+        self.command([OsString::from(GATEWAY)].into_iter().chain(settings))
+    }
+
     /// A variable of the supervisor's environment, which holds little else.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
@@ -140,8 +149,7 @@ impl Rig {
     /// Starts it.
     #[track_caller]
     pub fn start(&self) -> Supervisor {
-        static STARTED: AtomicUsize = AtomicUsize::new(0);
-        let owner = STARTED.fetch_add(1, Ordering::Relaxed).to_string();
+        let owner = new_owner();
         let mut command = self.verb("run");
         if let Some(text) = &self.config {
             let file = self.path(&format!("config-{owner}.toml"));
@@ -152,6 +160,22 @@ impl Rig {
         if !self.command.is_empty() {
             command.arg("--").args(&self.command);
         }
+        self.spawn(command, owner)
+    }
+
+    /// Starts its command by itself, with nobody above it. What is said of a supervisor below is
+    /// then said of that.
+    #[track_caller]
+    pub fn start_bare(&self) -> Supervisor {
+        let (program, args) = self.command.split_first().expect("a command");
+        let mut command = Command::new(program);
+        command.args(args);
+        self.surround(&mut command);
+        self.spawn(command, new_owner())
+    }
+
+    #[track_caller]
+    fn spawn(&self, mut command: Command, owner: String) -> Supervisor {
         let stdin = self.stdin.as_ref().map(|file| file.try_clone().expect("a descriptor"));
         let stdout = File::create(self.path("stdout")).expect("a file for the output");
         let spawned = command
@@ -205,12 +229,22 @@ impl Rig {
     fn verb(&self, verb: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(verb).arg("--state-dir").arg(&self.state_dir);
+        self.surround(&mut command);
+        command
+    }
+
+    /// Its environment and user.
+    fn surround(&self, command: &mut Command) {
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.env("HOME", self.path("")).env("PROBE_REPORT", self.path("report"));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(uid) = self.user {
             command.uid(uid);
         }
-        command
     }
+}
+
+fn new_owner() -> String {
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    STARTED.fetch_add(1, Ordering::Relaxed).to_string()
 }

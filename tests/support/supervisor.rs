@@ -77,11 +77,18 @@ impl Supervisor {
     /// may live by then.
     #[track_caller]
     pub fn wait(&mut self) -> i32 {
-        self.process.gone();
+        let code = self.left();
         let alive = self.rig.home.alive(&self.owner);
         assert!(alive.is_empty(), "the supervisor has ended before {alive:?}");
         // Its standard error is its children's too: whoever lives on would hold it open.
         self.log.until_closed();
+        code
+    }
+
+    /// As [`Self::wait`], of a gateway that may leave a successor behind.
+    #[track_caller]
+    pub fn left(&mut self) -> i32 {
+        self.process.gone();
         self.child.wait().expect("it is our child").code().unwrap_or(-1)
     }
 

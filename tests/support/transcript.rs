@@ -69,6 +69,11 @@ impl Transcript {
         }
     }
 
+    /// All that was said, taken or not.
+    pub fn lines(&self) -> Vec<String> {
+        self.lock().lines.iter().map(|line| line.text.clone()).collect()
+    }
+
     /// How many lines contain `pattern`, taken or not.
     pub fn count(&self, pattern: &str) -> usize {
         self.lock().lines.iter().filter(|line| line.text.contains(pattern)).count()

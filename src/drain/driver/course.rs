@@ -1,7 +1,12 @@
 //! Carries a plan out: one task from the first phase to the last reply.
 #![allow(clippy::disallowed_methods)]
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+    sync::Arc,
+    time::Instant,
+};
 
 use tokio::{sync::Notify, time};
 
@@ -139,9 +144,7 @@ impl Course {
         tracing::info!(leaving = %self.report.leaving, reason = self.report.reason, "draining");
         let mut work: Option<Work> = None;
         loop {
-            // The lock is not held while an action is carried out.
-            loop {
-                let Some(action) = lock(&under_way.plan).poll_action() else { break };
+            while let Some(action) = self.next_action() {
                 match action {
                     Action::Begin { phase: Phase::Close, .. } => return Some(self.end().await),
                     Action::Begin { phase, until } => work = Some(self.begin(phase, until)),
@@ -158,12 +161,17 @@ impl Course {
                     Action::Exit(_) => {}
                 }
             }
-            self.look();
             let next = {
                 let plan = lock(&under_way.plan);
                 [plan.poll_timeout(), self.throttle.poll_timeout()].into_iter().flatten().min()
             };
-            let Some(next) = next else { return None };
+            let due = async {
+                match next {
+                    Some(at) => time::sleep_until(at.into()).await,
+                    // It was called off since its actions were taken: that change is told below.
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = under_way.changed.notified() => {}
@@ -174,7 +182,7 @@ impl Course {
                     self.worked(worked);
                 }
                 () = watch.changed() => {}
-                () = time::sleep_until(next.into()) => {
+                () = due => {
                     let now = clock::now();
                     lock(&under_way.plan).handle_timeout(now);
                     if let Some(step) = self.throttle.handle_timeout(now) {
@@ -183,6 +191,16 @@ impl Course {
                 }
             }
         }
+    }
+
+    /// Looks at the counts when nothing is left to do: what it finds may end the phase at once.
+    fn next_action(&mut self) -> Option<Action> {
+        // The lock is not held while an action is carried out, nor while it looks.
+        let action = lock(&self.under_way.plan).poll_action();
+        action.or_else(|| {
+            self.look();
+            lock(&self.under_way.plan).poll_action()
+        })
     }
 
     /// Begins a phase and ends the one before it.
@@ -311,5 +329,44 @@ impl Course {
         tracing::info!("the drain was called off");
         let until = clock::now() + inner.options.budget.quiet;
         inner.hooks.run(Moment::Resume, &self.notice(), until).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
+    use crate::{
+        drain::{
+            Begun, Drain, Draining,
+            plan::{Leaving, Phase},
+        },
+        sys::clock,
+    };
+
+    fn begin(drain: &Drain) -> Draining {
+        match drain.begin(Leaving::Restart, "test") {
+            Ok(Begun::Draining(draining)) => draining,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_returns_as_the_last_guard_drops_whenever_that_is() {
+        for after in [1, 99, 100, 5_000] {
+            let drain = Drain::default();
+            let guard = drain.gate().admit("run").unwrap();
+            let draining = begin(&drain);
+            sleep(Duration::from_millis(after)).await;
+            assert_eq!(drain.phase(), Some(Phase::Finish));
+            let dropped = clock::now();
+            drop(guard);
+            let report = draining.await.unwrap().closed();
+            assert_eq!(clock::now(), dropped, "{after} ms after its beginning");
+            assert!(report.is_clean());
+        }
     }
 }

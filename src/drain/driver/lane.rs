@@ -1,8 +1,9 @@
 //! Command lanes with a runtime under them.
 //!
-//! A free slot costs one task of the runtime; that task then goes on with whatever takes a slot
-//! next, so that a queue is worked off without a task a command. A task whose command was given up
-//! (timed out, cut, of an old iteration) takes no other.
+//! A command that finds a free slot is begun by whoever enqueues it, in a task of the runtime; that
+//! task then goes on with whatever takes a slot next, so that a queue is worked off without a task a
+//! command. When nothing does, it waits for the next command if no other task does so already. A
+//! task whose command was given up (timed out, cut, of an old iteration) takes no other.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -24,6 +25,7 @@ use crate::drain::{
 
 mod command;
 mod enqueue;
+mod idle;
 mod inner;
 mod runner;
 #[cfg(test)]
@@ -154,12 +156,12 @@ impl CommandLanes {
 
     /// How many commands run.
     pub fn active(&self) -> usize {
-        self.inner.state().slots.active().len()
+        self.inner.state().slots.active_count()
     }
 
     /// How many wait for a slot.
     pub fn queued(&self) -> usize {
-        self.inner.state().slots.queued().len()
+        self.inner.state().slots.queued_count()
     }
 
     /// Figures of one lane; those of an unused one where it has no commands.
@@ -201,7 +203,7 @@ impl CommandLanes {
 
     /// Whether nothing runs and nothing waits by the deadline. Cancel-safe.
     pub async fn idle(&self, deadline: Instant) -> bool {
-        let is_idle = |slots: &Slots<Work>| slots.active().len() == 0 && slots.queued().len() == 0;
+        let is_idle = |slots: &Slots<Work>| slots.active_count() == 0 && slots.queued_count() == 0;
         self.inner.until(deadline, is_idle).await
     }
 

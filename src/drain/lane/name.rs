@@ -9,24 +9,24 @@ pub struct Lane(Name);
 
 #[derive(Clone)]
 enum Name {
-    Known(&'static str),
+    /// Index of [`KNOWN`].
+    Known(usize),
     Dynamic(Arc<str>),
 }
 
+pub(super) const KNOWN: [&str; 5] = ["main", "cron", "subagent", "nested", "background"];
+
 impl Lane {
     /// Turns of agents, and whatever says nothing else.
-    pub const MAIN: Self = Self(Name::Known("main"));
+    pub const MAIN: Self = Self(Name::Known(0));
     /// Scheduled work.
-    pub const CRON: Self = Self(Name::Known("cron"));
+    pub const CRON: Self = Self(Name::Known(1));
     /// Agents that an agent started.
-    pub const SUBAGENT: Self = Self(Name::Known("subagent"));
+    pub const SUBAGENT: Self = Self(Name::Known(2));
     /// Work inside a command of another lane.
-    pub const NESTED: Self = Self(Name::Known("nested"));
+    pub const NESTED: Self = Self(Name::Known(3));
     /// Nobody waits for it.
-    pub const BACKGROUND: Self = Self(Name::Known("background"));
-
-    const KNOWN: [Self; 5] =
-        [Self::MAIN, Self::CRON, Self::SUBAGENT, Self::NESTED, Self::BACKGROUND];
+    pub const BACKGROUND: Self = Self(Name::Known(4));
 
     /// `session:<key>`: one for each conversation. A blank key is [`Lane::MAIN`].
     pub fn session(key: &str) -> Self {
@@ -39,8 +39,16 @@ impl Lane {
     /// The name.
     pub fn as_str(&self) -> &str {
         match &self.0 {
-            Name::Known(name) => name,
+            Name::Known(index) => KNOWN[*index],
             Name::Dynamic(name) => name,
+        }
+    }
+
+    /// Which of the five it is, or its name.
+    pub(super) fn known(&self) -> Result<usize, &Arc<str>> {
+        match &self.0 {
+            Name::Known(index) => Ok(*index),
+            Name::Dynamic(name) => Err(name),
         }
     }
 
@@ -56,8 +64,10 @@ impl From<&str> for Lane {
         if name.is_empty() {
             return Self::MAIN;
         }
-        let known = Self::KNOWN.into_iter().find(|lane| lane.as_str() == name);
-        known.unwrap_or_else(|| Self(Name::Dynamic(name.into())))
+        match KNOWN.iter().position(|known| *known == name) {
+            Some(index) => Self(Name::Known(index)),
+            None => Self(Name::Dynamic(name.into())),
+        }
     }
 }
 

@@ -27,6 +27,10 @@ pub struct Life {
 
 impl Life {
     /// The drain, which owns what is to be finished before the gateway leaves.
+    ///
+    /// If the gateway begins it by itself, it leaves as the drain says, by a stop or a restart, and
+    /// what is not finished is its own to keep. Under our parent that is a restart that nobody has
+    /// agreed to: ask [`Self::restarts`] instead.
     pub fn drain(&self) -> &Drain {
         &self.drain
     }
@@ -64,8 +68,9 @@ pub trait Server {
     /// `closing.until`; if it takes longer the process exits without it.
     fn close(self, closing: &mut Closing) -> impl Future<Output: Outcome>;
 
-    /// Resolves if the gateway ends by itself. Then what it holds is drained, and the process exits
-    /// with 1. By default never. Has to be cancel-safe: it is asked anew at each turn of the loop.
+    /// Resolves if the gateway ends by itself. Then what it holds is drained, it is closed, and the
+    /// process exits with 1. By default never. Asked only while it serves, not while it leaves. Has
+    /// to be cancel-safe: it is asked anew at each turn of the loop.
     fn ended(&mut self) -> impl Future<Output = ()> {
         std::future::pending()
     }
@@ -98,7 +103,8 @@ impl Closing {
         self.drained.as_mut().map(|drained| drained.report.take()).unwrap_or_default()
     }
 
-    /// What the drain did; none: it was given up, because it did not keep its time.
+    /// What the drain did; none: it was given up, because it did not keep its time, or the gateway
+    /// itself had begun it and has the report.
     pub fn report(&self) -> Option<&DrainReport> {
         self.drained.as_ref().map(|drained| &drained.report)
     }

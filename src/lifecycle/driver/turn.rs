@@ -16,16 +16,17 @@ use crate::{
     drain::{
         counts::Count,
         driver::{Begun, CalledOff, Drain, Drained, Notice, Progress},
+        gate::Fence,
         outcome::{Failure, Outcome, caught},
         plan::Leaving,
     },
     lifecycle::{
         respawn::Respawn,
         run_loop::{
-            self, Action, Asker, Event, Goal, Haste, LockHolder, Restart, RunLoop, RunPolicy,
+            self, Action, Asker, Event, Goal, Haste, LockHolder, Restart, RunLoop, RunPolicy, State,
         },
     },
-    protocol::{env, exit, notify::Heartbeat, signal::Signal},
+    protocol::{control::Refusal, env, exit, notify::Heartbeat, signal::Signal},
     restart::{
         driver::{Emissions, Handling, Restarts, Taken},
         scheduler::{Urgency, Work},
@@ -44,6 +45,9 @@ use crate::{
 const EXTENSION: Duration = Duration::from_secs(30);
 /// How long after its time a process that has not ended is ended.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// An update has joined the restart under way.
+const RAISED: Event = Event::RestartRequested { restart: Restart::Update, haste: Haste::InTime };
 
 /// Runs a gateway until it leaves.
 pub(super) async fn run<S, E, Fut>(
@@ -77,6 +81,8 @@ where
 enum Done<S> {
     Started(Result<S, Failure>),
     Drained(Result<Drained, CalledOff>),
+    /// The gateway's own drain is over; whether it cut work.
+    Joined(Result<bool, CalledOff>),
     Closed(Closing, Result<(), Failure>),
 }
 
@@ -97,6 +103,8 @@ struct Loop<S> {
     lock: Option<GatewayLock>,
     server: Option<S>,
     under_way: Option<UnderWay<S>>,
+    /// Closes the gate from a restart's emission until its drain has begun.
+    fence: Option<Fence>,
     /// The restart that is carried out, until the next life begins, and why.
     handling: Option<(Handling, String)>,
     /// Whether it is an update's.
@@ -151,6 +159,7 @@ impl<S: Server + 'static> Loop<S> {
             lock: None,
             server: None,
             under_way: None,
+            fence: None,
             handling: None,
             is_update: false,
             drained: None,
@@ -175,10 +184,14 @@ impl<S: Server + 'static> Loop<S> {
                     action => self.act(action),
                 }
             }
+            // The drain has begun and closes the gate at its time: until then what was accepted, and
+            // waits to be flushed, may still begin its runs.
+            self.fence = None;
             let deadline = self.machine.poll_timeout();
+            let is_serving = self.machine.state() == State::Serving;
             let is_free = self.handling.is_none();
             let may_raise = !is_free && !self.is_update;
-            let Self { under_way, server, emissions, restarts, stop, .. } = &mut self;
+            let Self { under_way, server, drain, emissions, restarts, stop, .. } = &mut self;
             select! {
                 // Deadlines and signals first: a gateway that keeps us busy must not outlive them.
                 biased;
@@ -189,22 +202,22 @@ impl<S: Server + 'static> Loop<S> {
                     self.notify.watchdog(Heartbeat::Alive);
                     beat = period.map(|period| clock::now() + period);
                 }
+                // Before the end of what it raises.
+                () = restarts.update_asked(), if may_raise => {
+                    self.is_update = true;
+                    self.tell(RAISED);
+                }
                 done = of(under_way) => {
                     self.under_way = None;
                     self.done(done);
                 }
                 taken = emissions.next(), if is_free => self.take(taken),
-                () = restarts.update_asked(), if may_raise => {
-                    self.is_update = true;
-                    self.tell(Event::RestartRequested {
-                        restart: Restart::Update,
-                        haste: Haste::InTime,
-                    });
-                }
-                () = ended(server) => {
+                () = drain.leaving(), if is_serving => self.drains_by_itself(),
+                // One that ends because it is drained has not ended by itself.
+                () = ended(server), if is_serving => {
                     self.error = Some(RunError::Ended);
                     tracing::error!("the gateway ended by itself");
-                    self.server = None;
+                    self.restarts.stopping();
                     self.tell(Event::ServerEnded { iteration: self.machine.iteration() });
                 }
             }
@@ -223,9 +236,11 @@ impl<S: Server + 'static> Loop<S> {
             (Signal::Hup, _) if received.from_kernel => self.stop(Asker::Signal),
             (Signal::Hup, _) => tracing::info!("SIGHUP means nothing here"),
             (_, Some(Event::RestartRequested { .. })) => {
-                // Where it counts, it comes back as an emission; where not, that was logged.
-                if let Err(refusal) = self.restarts.signal_seen(received) {
-                    tracing::debug!("{}: {refusal}", received.signal);
+                // Where it counts, it comes back as an emission.
+                match self.restarts.signal_seen(received) {
+                    // That was logged, with who sent it.
+                    Ok(()) | Err(Refusal::NotAuthorised) => {}
+                    Err(refusal) => tracing::info!("{} ignored: {refusal}", received.signal),
                 }
             }
             (_, Some(_)) => self.stop(Asker::Signal),
@@ -251,13 +266,19 @@ impl<S: Server + 'static> Loop<S> {
         let is_forced = emission.urgency == Urgency::Force;
         let haste = if is_forced { Haste::Force } else { Haste::InTime };
         self.handling = Some((handling, emission.reason));
+        self.fence = Some(fence);
         self.tell(Event::RestartRequested { restart, haste });
-        while let Some(action) = self.machine.poll_action() {
-            self.act(action);
+    }
+
+    /// The gateway's own code has begun to drain.
+    fn drains_by_itself(&mut self) {
+        match self.drain.leaving_for() {
+            Some(Leaving::Stop) => self.stop(Asker::Program),
+            Some(Leaving::Restart) => self
+                .tell(Event::RestartRequested { restart: Restart::Respawn, haste: Haste::InTime }),
+            // It was called off.
+            None => {}
         }
-        // The drain has begun and closes the gate at its time: until then what was accepted, and
-        // waits to be flushed, may still begin its runs.
-        drop(fence);
     }
 
     fn done(&mut self, done: Done<S>) {
@@ -274,15 +295,12 @@ impl<S: Server + 'static> Loop<S> {
                 self.tell(Event::StartFailed { iteration });
             }
             Done::Drained(Ok(drained)) => {
-                let cut = if drained.is_cut() {
-                    run_loop::Drained::Cut
-                } else {
-                    run_loop::Drained::Clean
-                };
+                let is_cut = drained.is_cut();
                 self.drained = Some(drained);
-                self.tell(Event::DrainDone { iteration, drained: cut });
+                self.drain_done(is_cut);
             }
-            Done::Drained(Err(CalledOff)) => {
+            Done::Joined(Ok(is_cut)) => self.drain_done(is_cut),
+            Done::Drained(Err(CalledOff)) | Done::Joined(Err(CalledOff)) => {
                 self.handling = None;
                 self.disarm();
                 self.tell(Event::DrainCalledOff { iteration });
@@ -299,6 +317,11 @@ impl<S: Server + 'static> Loop<S> {
         }
     }
 
+    fn drain_done(&mut self, is_cut: bool) {
+        let drained = if is_cut { run_loop::Drained::Cut } else { run_loop::Drained::Clean };
+        self.tell(Event::DrainDone { iteration: self.machine.iteration(), drained });
+    }
+
     // What is to be done.
 
     fn act(&mut self, action: Action) {
@@ -306,7 +329,12 @@ impl<S: Server + 'static> Loop<S> {
             Action::AcquireLock => self.acquire_lock(),
             Action::ReleaseLock => self.lock = None,
             Action::ResetIteration { iteration } => {
-                self.handling = None;
+                let handling = self.handling.take();
+                let had_update = handling.is_some_and(|(handling, _)| handling.end());
+                if had_update && !self.is_update {
+                    // It came when this restart had been decided: the next one is for it.
+                    self.tell(RAISED);
+                }
                 self.drained = None;
                 self.error = None;
                 self.disarm();
@@ -327,6 +355,7 @@ impl<S: Server + 'static> Loop<S> {
             Action::ForceDrain => self.drain.force(),
             Action::TurnIntoStop { deadline } => {
                 self.arm(Goal::Stop, deadline);
+                self.notify.stopping("draining");
                 // The drain that runs is turned; what this gives is who joined it.
                 let _ = self.drain.begin(Leaving::Stop, "stop");
             }
@@ -372,23 +401,28 @@ impl<S: Server + 'static> Loop<S> {
         if leaving == Leaving::Stop {
             self.notify.stopping("draining");
         }
-        let draining = match self.drain.begin(leaving, reason) {
-            Ok(Begun::Draining(draining)) => draining,
-            Ok(Begun::Joined(_)) | Err(_) => {
-                tracing::warn!("somebody else drains already; the run loop waits for its deadline");
-                return;
-            }
-        };
+        let begun = self.drain.begin(leaving, reason);
         if haste == Haste::Force {
             self.drain.force();
         }
-        self.under_way = Some(Box::pin(async move { Done::Drained(draining.await) }));
+        let drain = self.drain.clone();
+        self.under_way = Some(Box::pin(async move {
+            match begun {
+                Ok(Begun::Draining(draining)) => Done::Drained(draining.await),
+                // The gateway's own code has begun it, or it is over already.
+                Ok(Begun::Joined(_)) | Err(_) => Done::Joined(drain.over().await),
+            }
+        }));
     }
 
     fn close(&mut self) {
         let drained = self.drained.take();
-        let until = drained.as_ref().map_or_else(clock::now, Drained::until);
-        let leaving = drained.as_ref().map_or(Leaving::Restart, Drained::leaving);
+        let end = self.machine.poll_timeout();
+        let until = drained.as_ref().map(Drained::until).or(end).unwrap_or_else(clock::now);
+        let leaving = match self.machine.state() {
+            State::Closing(Goal::Restart(_)) => Leaving::Restart,
+            _ => Leaving::Stop,
+        };
         let notice = Notice::of(leaving, self.drain.restart_expected());
         let mut closing = Closing { notice, until, drained };
         let server = self.server.take();
@@ -420,8 +454,8 @@ impl<S: Server + 'static> Loop<S> {
     fn leave(mut self, code: u8) -> Exit {
         if let Some(last_resort) = self.last_resort.take() {
             last_resort.exit_at(clock::now() + LINGER, code);
-            // It has to live until the process ends.
-            std::mem::forget(last_resort);
+            // They have to live until the process ends: a server that was not closed does, too.
+            std::mem::forget((last_resort, self.lock.take()));
         }
         // Of what went wrong on the way, only what it ends with counts.
         match self.error.take() {

@@ -76,6 +76,18 @@ impl Taken {
     pub fn handled(self) {}
 }
 
+impl Handling {
+    /// The restart is over. Whether an update is among those who had asked for it: one that joined
+    /// at the last moment may want more than was done.
+    pub(crate) fn end(self) -> bool {
+        self.shared.turn(|slot, now| {
+            let is_update = slot.pending().is_some_and(|pending| pending.is_update());
+            slot.tell(now, Event::Handled { token: self.token });
+            is_update
+        })
+    }
+}
+
 impl Drop for Handling {
     fn drop(&mut self) {
         self.shared.turn(|slot, now| slot.tell(now, Event::Handled { token: self.token }));

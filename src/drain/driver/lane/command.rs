@@ -53,6 +53,7 @@ pub struct Task {
 #[must_use = "a ticket tells how the command ended; drop it if nobody cares"]
 pub struct Ticket<R> {
     shared: Arc<Shared<R>>,
+    id: CommandId,
 }
 
 pub(super) type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -83,10 +84,9 @@ pub(super) struct Shared<R> {
 
 pub(super) struct Common {
     pub(super) label: Label,
-    pub(super) id: OnceLock<CommandId>,
     lanes: Weak<Inner>,
     /// Set as the work begins.
-    pass: OnceLock<Pass>,
+    begun: OnceLock<(CommandId, Pass)>,
     /// Made when it is first asked for.
     abort: OnceLock<CancellationToken>,
 }
@@ -99,18 +99,18 @@ struct Slot<R> {
     waiting: Option<Waker>,
 }
 
-/// A command that is not accepted yet, and its ticket.
+/// A command that is not accepted yet: its work, when it has its pass, and its ticket, when it has
+/// its id.
 pub(super) fn make<W, F>(
     lanes: Weak<Inner>,
     label: Label,
     work: W,
-) -> (Ticket<F::Output>, impl FnOnce(Pass) -> Work)
+) -> (impl FnOnce(Pass) -> Work, impl FnOnce(CommandId) -> Ticket<F::Output>)
 where
     W: FnOnce(Task) -> F + Send + 'static,
     F: Future<Output: Send + 'static> + Send,
 {
-    let common =
-        Common { label, id: OnceLock::new(), lanes, pass: OnceLock::new(), abort: OnceLock::new() };
+    let common = Common { label, lanes, begun: OnceLock::new(), abort: OnceLock::new() };
     let slot = Mutex::new(Slot { result: None, is_told: false, waiting: None });
     let shared = Arc::new(Shared { common, slot });
     let (control, ours) = (Arc::clone(&shared) as Arc<dyn Control>, Arc::clone(&shared));
@@ -126,14 +126,17 @@ where
         });
         ours.put(result);
     });
-    (Ticket { shared }, move |pass| Work { job: Some(job), pass: Some(pass), control })
+    (
+        move |pass| Work { job: Some(job), pass: Some(pass), control },
+        move |id| Ticket { shared, id },
+    )
 }
 
 impl Task {
     /// It gets on: its timeout counts from now. Nothing changes once its abort signal was given.
     pub fn progress(&self) {
         let common = self.control.common();
-        if let (Some(lanes), Some(id)) = (common.lanes.upgrade(), common.id.get()) {
+        if let (Some(lanes), Some((id, _))) = (common.lanes.upgrade(), common.begun.get()) {
             lanes.progressed(*id);
         }
     }
@@ -155,7 +158,8 @@ impl Task {
 
     /// The right to begin what belongs to it, also after the seal.
     pub fn pass(&self) -> &Pass {
-        self.control.common().pass.get().expect("it is set before the work begins")
+        let begun = self.control.common().begun.get();
+        begun.map(|(_, pass)| pass).expect("it is set before the work begins")
     }
 
     /// What it is called.
@@ -168,11 +172,8 @@ impl<R> Ticket<R> {
     /// Takes the command out of its lane and gives true, if it has not begun. The ticket then
     /// resolves to [`LaneError::Cancelled`].
     pub fn cancel(&self) -> bool {
-        let common = &self.shared.common;
-        let (Some(lanes), Some(id)) = (common.lanes.upgrade(), common.id.get()) else {
-            return false;
-        };
-        let work = lanes.change(|machine, _| machine.cancel(*id));
+        let Some(lanes) = self.shared.common.lanes.upgrade() else { return false };
+        let work = lanes.change(|machine, _| machine.cancel(self.id));
         work.map(|work| work.end(LaneError::Cancelled)).is_some()
     }
 }
@@ -194,9 +195,9 @@ impl<R> Future for Ticket<R> {
 
 impl Work {
     /// Takes out what is to be run.
-    pub(super) fn begin(&mut self) -> Option<Job> {
+    pub(super) fn begin(&mut self, id: CommandId) -> Option<Job> {
         if let Some(pass) = self.pass.take() {
-            self.common().pass.set(pass).ok();
+            self.common().begun.set((id, pass)).ok();
         }
         self.job.take()
     }

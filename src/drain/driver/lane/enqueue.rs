@@ -67,8 +67,7 @@ impl<'a> Enqueue<'a> {
         F: Future<Output: Send + 'static> + Send,
     {
         let Self { lanes, label, terms, parent } = self;
-        let (ticket, work) = command::make(Arc::downgrade(&lanes.inner), label, work);
-        lanes.inner.accept(parent, terms, work)?;
-        Ok(ticket)
+        let (work, ticket) = command::make(Arc::downgrade(&lanes.inner), label, work);
+        lanes.inner.accept(parent, terms, work).map(ticket)
     }
 }

@@ -1,7 +1,6 @@
 //! The machine under its lock, and what follows from each change of it.
 
 use std::{
-    iter,
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
     time::{Duration, Instant},
 };
@@ -12,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     LaneError, Waited,
     command::{Control, Work},
-    runner::{self, OnSlot},
+    idle::{Given, Idle, Waiting},
+    runner::{self, Begun, OnSlot, Then},
 };
 use crate::drain::{
     gate::{Gate, Pass, Refused},
@@ -35,21 +35,27 @@ pub(super) struct Inner {
 
 pub(super) struct State {
     pub(super) slots: Slots<Work>,
+    /// What the clock said as a command was last accepted.
+    read: Instant,
     /// When the driver looks next by itself.
     alarm: Option<Instant>,
     /// Ends every task that was started under it.
-    cut: CancellationToken,
+    cut: Arc<CancellationToken>,
+    /// One task that waits for a command, at most.
+    idle: Option<Idle>,
 }
 
 /// What an action of the machine asks for, to be carried out when the lock is free.
 enum Effect {
-    Run(OnSlot),
+    /// In a task that waits, if there is one.
+    Run(Given, Option<Idle>),
     Abort(Arc<dyn Control>),
     Release(Work),
-    Waited(Waited),
+    Waited(Box<Waited>),
 }
 
 /// Seldom more than one: that is kept without an allocation.
+#[derive(Default)]
 struct Effects {
     first: Option<Effect>,
     rest: Vec<Effect>,
@@ -57,7 +63,13 @@ struct Effects {
 
 impl Inner {
     pub(super) fn start(gate: Gate, policy: LanePolicy) -> Arc<Self> {
-        let state = State { slots: Slots::new(policy), alarm: None, cut: CancellationToken::new() };
+        let state = State {
+            slots: Slots::new(policy),
+            read: gate.now(),
+            alarm: None,
+            cut: Arc::default(),
+            idle: None,
+        };
         let inner = Arc::new(Self {
             gate,
             policy,
@@ -84,7 +96,7 @@ impl Inner {
         parent: Option<&Pass>,
         terms: Terms,
         work: impl FnOnce(Pass) -> Work,
-    ) -> Result<(), Refused> {
+    ) -> Result<CommandId, Refused> {
         // The gate is asked under our lock: whoever has closed it and then counts, counts this.
         let mut state = self.state();
         let pass = match parent {
@@ -96,13 +108,13 @@ impl Inner {
                 pass
             }
         };
-        let work = work(pass);
-        let control = Arc::clone(work.control());
-        let id = state.slots.enqueue(self.gate.now(), terms, work);
-        control.common().id.set(id).ok();
+        state.read = self.gate.now();
+        let now = state.read;
+        let id = state.slots.enqueue(now, terms, work(pass));
+        // No beat: no count falls by this.
         let effects = self.effects_of(state);
         self.carry_out(effects);
-        Ok(())
+        Ok(id)
     }
 
     /// Changes the machine and does what follows.
@@ -113,25 +125,47 @@ impl Inner {
         let mut state = self.state();
         let changed = change(&mut state.slots, self.gate.now());
         let effects = self.effects_of(state);
+        self.gate.pulse().beat();
         self.carry_out(effects);
         changed
     }
 
     /// The work of a command has ended. Gives back what belongs to it if it still held its slot,
-    /// and a command whose slot is now free, to be run in the same task.
-    pub(super) fn finished(self: &Arc<Self>, id: CommandId) -> (Option<Work>, Option<OnSlot>) {
+    /// and what its task does now: where a command takes a slot by that, it is the task's `next`.
+    pub(super) fn finished(
+        self: &Arc<Self>,
+        id: CommandId,
+        next: &mut Option<Begun>,
+        waiting: &Waiting,
+    ) -> (Option<Work>, Then) {
         let mut state = self.state();
-        let work = state.slots.finished(self.gate.now(), id);
-        let mut effects = self.effects_of(state);
-        let next = match effects.first.take() {
-            Some(Effect::Run(next)) if work.is_some() => Some(next),
-            other => {
-                effects.first = other;
-                None
-            }
+        // The time is for what begins by this: if nothing waits, any will do.
+        let is_last = state.slots.queued_count() == 0;
+        let now = if is_last { state.read } else { self.gate.now() };
+        let work = state.slots.finished(now, id);
+        let then = match &work {
+            Some(_) => self.after(&mut state, next, waiting),
+            None => Then::End,
         };
+        let effects = self.effects_of(state);
+        self.gate.pulse().beat();
         self.carry_out(effects);
-        (work, next)
+        (work, then)
+    }
+
+    /// What a task does that has ended a command which still held its slot.
+    fn after(&self, state: &mut State, next: &mut Option<Begun>, waiting: &Waiting) -> Then {
+        if let Some((id, is_kept)) = state.slots.poll_run()
+            && let Some(begun) = self.begin(state, id, is_kept)
+        {
+            *next = Some(begun);
+            return Then::Run;
+        }
+        if state.idle.is_some() {
+            return Then::End;
+        }
+        state.idle = Some(waiting.idle());
+        Then::Wait
     }
 
     /// The task of a command was dropped, as by the end of its runtime. Begins nothing here: on a
@@ -185,20 +219,22 @@ impl Inner {
         state.alarm = state.slots.poll_timeout();
         let pause = state.alarm.map(|at| at.saturating_duration_since(now));
         let effects = self.effects_of(state);
+        self.gate.pulse().beat();
         self.carry_out(effects);
         pause
     }
 
     /// Empties the machine of actions, sees to the alarm, and gives the lock back.
     fn effects_of(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Effects {
-        let mut poll = || {
-            let action = state.slots.poll_action()?;
-            Some(self.effect_of(&mut state, action))
-        };
-        // An action about a command that has left since asks for nothing.
-        let mut effects = iter::from_fn(&mut poll).flatten();
-        let first = effects.next();
-        let effects = Effects { first, rest: effects.collect() };
+        let mut effects = Effects::default();
+        while let Some(action) = state.slots.poll_action() {
+            // An action about a command that has left since asks for nothing.
+            let effect = self.effect_of(&mut state, action);
+            match effects.first {
+                None => effects.first = effect,
+                Some(_) => effects.rest.extend(effect),
+            }
+        }
         let due = state.slots.poll_timeout();
         if due.is_some_and(|due| state.alarm.is_none_or(|alarm| due < alarm)) {
             state.alarm = due;
@@ -210,12 +246,9 @@ impl Inner {
     fn effect_of(self: &Arc<Self>, state: &mut State, action: Action<Work>) -> Option<Effect> {
         match action {
             Action::Run { id, is_kept } => {
-                let work = state.slots.item_mut(id)?;
-                if is_kept && let Ok(pass) = self.gate.pass_inside() {
-                    work.pass = Some(pass);
-                }
-                let job = work.begin()?;
-                Some(Effect::Run(OnSlot::new(Arc::clone(self), id, job, state.cut.clone())))
+                let slot = OnSlot::new(Arc::clone(self), self.begin(state, id, is_kept)?);
+                let given = Given { slot, cut: Arc::clone(&state.cut) };
+                Some(Effect::Run(given, state.idle.take()))
             }
             Action::Abort(id) => {
                 Some(Effect::Abort(Arc::clone(state.slots.item_mut(id)?.control())))
@@ -223,28 +256,47 @@ impl Inner {
             Action::Release { id: _, item } => Some(Effect::Release(item)),
             Action::Waited { id, lane, waited } => {
                 let label = state.slots.item_mut(id)?.common().label.clone();
-                Some(Effect::Waited(Waited { label, lane: state.slots.figures(&lane), waited }))
+                let lane = state.slots.figures(&lane);
+                Some(Effect::Waited(Box::new(Waited { label, lane, waited })))
             }
         }
     }
 
+    fn begin(&self, state: &mut State, id: CommandId, is_kept: bool) -> Option<Begun> {
+        let work = state.slots.item_mut(id)?;
+        if is_kept && let Ok(pass) = self.gate.pass_inside() {
+            work.pass = Some(pass);
+        }
+        Some(Begun { id, job: Some(work.begin(id)?) })
+    }
+
     fn carry_out(self: &Arc<Self>, effects: Effects) {
-        self.gate.pulse().beat();
-        for effect in effects.first.into_iter().chain(effects.rest) {
-            match effect {
-                Effect::Run(slot) => drop(self.runtime.spawn(runner::run(slot))),
-                Effect::Abort(control) => {
-                    let label = &control.common().label;
-                    tracing::warn!(%label, "a command makes no progress and is told to end");
-                    control.common().abort();
-                }
-                Effect::Release(work) => {
-                    let label = &work.common().label;
-                    tracing::warn!(%label, "a command did not end in its grace and lost its slot");
-                    work.end(LaneError::TimedOut);
-                }
-                Effect::Waited(waited) => self.report(waited),
+        if let Some(first) = effects.first {
+            self.carry_out_one(first);
+            effects.rest.into_iter().for_each(|effect| self.carry_out_one(effect));
+        }
+    }
+
+    fn carry_out_one(self: &Arc<Self>, effect: Effect) {
+        match effect {
+            Effect::Run(given, idle) => {
+                let refused = match idle {
+                    Some(idle) => idle.give(given).err(),
+                    None => Some(given),
+                };
+                refused.into_iter().for_each(|given| drop(self.runtime.spawn(runner::run(given))));
             }
+            Effect::Abort(control) => {
+                let label = &control.common().label;
+                tracing::warn!(%label, "a command makes no progress and is told to end");
+                control.common().abort();
+            }
+            Effect::Release(work) => {
+                let label = &work.common().label;
+                tracing::warn!(%label, "a command did not end in its grace and lost its slot");
+                work.end(LaneError::TimedOut);
+            }
+            Effect::Waited(waited) => self.report(*waited),
         }
     }
 

@@ -393,3 +393,57 @@ async fn commands_from_many_threads_all_have_their_result() {
     }
     assert!(lanes.idle(soon()).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_worked_off_its_lane_takes_the_next_command_and_ends_with_the_lanes() {
+    let (_, lanes) = lanes();
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let driver = alive();
+    for lane in ["main", "cron", "session:ada"] {
+        assert_eq!(lanes.enqueue(lane, "a", |_| async { 1 }).unwrap().await, Ok(1));
+        assert_eq!(alive(), driver + 1);
+    }
+    let (open, a) = latched(&lanes, "main", "a");
+    let (open_b, b) = latched(&lanes, "cron", "b");
+    open.send(1).unwrap();
+    open_b.send(2).unwrap();
+    assert_eq!((a.await, b.await), (Ok(1), Ok(2)));
+    tokio::task::yield_now().await;
+    assert_eq!(alive(), driver + 1, "only one waits");
+    drop(lanes);
+    tokio::task::yield_now().await;
+    assert_eq!(alive(), driver - 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_task_runs_under_the_cut_that_is_in_force() {
+    let (_, lanes) = lanes();
+    assert_eq!(lanes.enqueue("main", "a", |_| async { 1 }).unwrap().await, Ok(1));
+    lanes.cut_all();
+    let (open, a) = latched(&lanes, "main", "a");
+    open.send(2).unwrap();
+    assert_eq!(a.await, Ok(2), "an earlier cut does not end it");
+    let (_open, b) = latched(&lanes, "main", "b");
+    lanes.cut_all();
+    assert_eq!(b.await, Err(LaneError::Cut));
+    assert_eq!(lanes.enqueue("main", "c", |_| async { 3 }).unwrap().await, Ok(3));
+}
+
+#[test]
+fn a_command_for_a_waiting_task_whose_runtime_has_ended_is_cut() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let first = runtime();
+    let (_gate, lanes, given) = first.block_on(async {
+        let (gate, lanes) = lanes();
+        assert_eq!(lanes.enqueue("main", "a", |_| async { 1 }).unwrap().await, Ok(1));
+        // It is given to the task, which does not run any more.
+        let given = lanes.enqueue("main", "b", |_| async { 2 }).unwrap();
+        (gate, lanes, given)
+    });
+    drop(first);
+    let late = lanes.enqueue("cron", "c", |_| async { 3 }).unwrap();
+    runtime().block_on(async {
+        assert_eq!(given.await, Err(LaneError::Cut));
+        assert_eq!(late.await, Err(LaneError::Cut));
+    });
+}

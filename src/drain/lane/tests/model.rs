@@ -112,15 +112,15 @@ impl World {
             Op::Reset => {
                 self.iteration += 1;
                 let released = self.slots.reset(self.now);
-                let meant = std::mem::take(&mut self.active);
+                let meant = mem::take(&mut self.active);
                 self.gone(released, meant);
                 assert_eq!(self.slots.iteration(), self.iteration);
             }
             Op::Cut => {
                 let (active, queued) = self.slots.cut_all();
-                let meant = std::mem::take(&mut self.active);
+                let meant = mem::take(&mut self.active);
                 self.gone(active, meant);
-                let meant = std::mem::take(&mut self.queued);
+                let meant = mem::take(&mut self.queued);
                 self.gone(queued, meant);
             }
         }
@@ -190,7 +190,7 @@ impl World {
                 Action::Waited { id, waited, .. } => {
                     let now = self.now;
                     let known = self.queued.iter_mut().find(|known| known.id == id).unwrap();
-                    assert!(!std::mem::replace(&mut known.is_told, true), "told twice");
+                    assert!(!mem::replace(&mut known.is_told, true), "told twice");
                     assert_eq!((now - known.accepted, waited), (ms(2000), ms(2000)));
                 }
             }
@@ -214,8 +214,8 @@ impl World {
     }
 
     fn check(&self) {
-        assert_eq!(self.slots.active().len(), self.active.len());
-        assert_eq!(self.slots.queued().len(), self.queued.len());
+        assert_eq!(self.slots.active_count(), self.active.len());
+        assert_eq!(self.slots.queued_count(), self.queued.len());
         for (lane, limit) in self.limits.iter().enumerate() {
             let active = self.active.iter().filter(|known| known.lane == lane).count();
             let queued = self.queued.iter().filter(|known| known.lane == lane).count();
