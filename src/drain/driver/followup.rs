@@ -154,10 +154,7 @@ impl<T: Send + Sync + 'static> FollowupQueues<T> {
     /// Decides on what has arrived; it is new work for the gate. `layers` say what the message, its
     /// session and its channel want otherwise than the policy.
     pub fn arrive(&self, session: &str, item: Item<T>, layers: &Layers) -> Arrived<T> {
-        match self.inner.gate.pass() {
-            Ok(_) => self.inner.arrive(session, item, layers),
-            Err(refused) => Arrived::Refused(item, refused),
-        }
+        self.inner.arrive(session, item, layers, || self.inner.gate.pass().map(drop))
     }
 
     /// As [`Self::arrive`], for what belongs to work that was accepted: also after the seal.
@@ -168,10 +165,7 @@ impl<T: Send + Sync + 'static> FollowupQueues<T> {
         item: Item<T>,
         layers: &Layers,
     ) -> Arrived<T> {
-        match pass.check() {
-            Ok(()) => self.inner.arrive(session, item, layers),
-            Err(refused) => Arrived::Refused(item, refused),
-        }
+        self.inner.arrive(session, item, layers, || pass.check())
     }
 
     /// A run that others had begun has ended: the queue of its session may go on. To be told of

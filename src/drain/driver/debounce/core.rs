@@ -106,13 +106,14 @@ impl<K: Key, T: Send + 'static> Core<K, T> {
     }
 
     pub(super) fn push(self: &Arc<Self>, key: Option<K>, item: T) -> Result<(), PushError<T>> {
+        let way = self.way_of(&item);
+        let now = self.gate.now();
+        let mut state = lock(&self.state);
+        // Asked under the lock: whoever has closed the gate and then takes what is held, takes this.
         let gate = self.gate.state();
         if gate == GateState::Closed {
             return Err(PushError { item, why: NotTaken::Refused(Refused::Closed) });
         }
-        let way = self.way_of(&item);
-        let now = self.gate.now();
-        let mut state = lock(&self.state);
         let way = match way {
             Way::Collected(window)
                 if !window.is_off() && (gate != GateState::Open || state.hurries > 0) =>

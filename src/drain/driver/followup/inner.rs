@@ -19,7 +19,7 @@ use crate::drain::{
         self, Action, ActiveRun, AfterFailure, Arrival, ClaimEnd, Item, Layers, Policy, Queues,
         RunId,
     },
-    gate::{Gate, GateState},
+    gate::{Gate, GateState, Refused},
     label::{Blocker, Label},
     outcome::Failure,
     unfinished::Unfinished,
@@ -169,10 +169,15 @@ impl<T: Send + Sync + 'static> Inner<T> {
         session: &str,
         item: Item<T>,
         layers: &Layers,
+        admitted: impl Fn() -> Result<(), Refused>,
     ) -> Arrived<T> {
         let active = self.active(session);
         let now = self.gate.now();
         let mut state = self.lock();
+        // Asked under the lock: whoever has closed the gate and then takes what is held, takes this.
+        if let Err(refused) = admitted() {
+            return Arrived::Refused(item, refused);
+        }
         let arrival = state.machine.arrive(now, session, item, layers, active);
         let arrived = self.settle(&mut state, arrival);
         drop(state);
@@ -183,6 +188,10 @@ impl<T: Send + Sync + 'static> Inner<T> {
                 Err(why) => {
                     debug!("followups {}, {session}: not steered, it waits: {why}", self.name);
                     let mut state = self.lock();
+                    // It was offered meanwhile, with nothing locked.
+                    if self.gate.state() == GateState::Closed {
+                        return Arrived::Refused(item, Refused::Closed);
+                    }
                     let arrival = state.machine.not_steered(now, session, item, layers);
                     // The machine offers nothing twice.
                     self.settle(&mut state, arrival).unwrap_or_else(Arrived::Full)

@@ -2,7 +2,11 @@
 
 use super::*;
 use crate::drain::{
-    driver::lane::LaneError,
+    driver::{
+        followup::{ActiveRuns, NotSteered},
+        lane::LaneError,
+    },
+    followup::{Mode, Overrides},
     reply::{Skip, Undelivered},
 };
 
@@ -305,4 +309,59 @@ async fn the_next_iteration_is_not_touched_by_a_drain_that_was_left_behind() {
     assert_eq!((inbox.abort_reason(), resumed.told()), (None, Vec::new()));
     drop((stuck, inbox));
     assert!(!drained(&drain, Leaving::Restart).await.is_cut());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_that_meets_the_closing_of_the_gate_is_refused_and_not_left_behind() {
+    let drain = Drain::default();
+    let closes = drain.gate().clone();
+    // Between the look at the item and its acceptance, the drain ends.
+    let inbox = drain
+        .debouncers()
+        .debouncer::<&str, &str>("inbox", Window::secs(60))
+        .should_debounce(move |_| {
+            closes.close();
+            true
+        })
+        .start(|_, _| ready(()));
+    assert!(inbox.try_push("ada", "hi").is_err());
+    assert_eq!(inbox.count(), 0);
+}
+
+/// Knows a run, which does not take what it is offered: it closes the gate when it is asked, or
+/// when something is offered to it.
+struct Closing {
+    gate: Gate,
+    is_late: bool,
+}
+
+impl ActiveRuns<&'static str> for Closing {
+    fn is_active(&self, _: &str) -> bool {
+        if !self.is_late {
+            self.gate.close();
+        }
+        true
+    }
+
+    fn steer(&self, _: &str, _: &Arc<&'static str>) -> Result<(), NotSteered> {
+        self.gate.close();
+        Err(NotSteered::Stopped)
+    }
+
+    fn abort(&self, _: &str) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_followup_that_meets_the_closing_of_the_gate_is_refused_and_not_left_behind() {
+    for is_late in [false, true] {
+        let drain = Drain::default();
+        let (gate, policy) = (drain.gate(), Policy::default());
+        let runs = Closing { gate: gate.clone(), is_late };
+        let chats = FollowupQueues::new(gate, "chats", policy, runs, |_| ready(()));
+        let inline = Overrides { mode: Some(Mode::Steer), ..Overrides::default() };
+        let layers = Layers { inline, ..Layers::default() };
+        let arrived = chats.arrive("ada", Item::new("1", "tg", "hi"), &layers);
+        assert!(matches!(arrived, Arrived::Refused(..)), "{arrived:?}");
+        assert_eq!(chats.count(), 0);
+    }
 }
