@@ -1,8 +1,11 @@
 //! What is told of a drain: progress, log, report.
 
-use std::io;
+use std::{io, sync::LazyLock};
 
-use tracing::subscriber::{DefaultGuard, set_default};
+use tracing::{
+    Dispatch,
+    subscriber::{DefaultGuard, NoSubscriber, set_default},
+};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
@@ -13,6 +16,11 @@ use crate::protocol::notify::{DrainProgress, Notification};
 pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
 
 pub(super) fn log() -> (Lines, DefaultGuard) {
+    // As long as there is one subscriber alone, a log line that another thread comes to first, which
+    // has none, is taken for one that nobody wants.
+    static OTHERS: LazyLock<[Dispatch; 2]> =
+        LazyLock::new(|| std::array::from_fn(|_| Dispatch::new(NoSubscriber::new())));
+    LazyLock::force(&OTHERS);
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(lines.clone());
     (lines, set_default(subscriber.finish()))
