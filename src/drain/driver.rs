@@ -24,12 +24,13 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use self::{
-    course::{Course, UnderWay},
+    course::Course,
     debounce::{Batch, Debouncer, DebouncerRegistry, Key},
     followup::{FollowupQueues, FollowupRegistry, Turn},
     hooks::{Hooks, Moment},
     lane::CommandLanes,
     reply::Replies,
+    under_way::UnderWay,
 };
 use super::{
     counts::{self, Count, Counts},
@@ -58,6 +59,10 @@ pub mod run;
 mod course;
 mod hooks;
 mod progress;
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests;
+mod under_way;
 
 /// Owns the systems of a gateway and drains them in order. A clone is the same drain.
 #[derive(Clone, Debug)]
@@ -97,6 +102,8 @@ struct Inner {
     listeners: Mutex<Listeners>,
     /// The drain of this iteration, under way or over.
     current: Mutex<Option<Arc<UnderWay>>>,
+    /// Held by a drain from its first phase to its end, or until it is undone.
+    turn: tokio::sync::Mutex<()>,
     /// The phase of the drain under way.
     phase: watch::Sender<Option<Phase>>,
     /// Whether the drain in `current` has ended, or was undone.
@@ -136,6 +143,7 @@ pub struct Drained {
     /// What was done and what was not. [`DrainReport::take`] gives back what was not finished.
     pub report: DrainReport,
     under_way: Arc<UnderWay>,
+    inner: Arc<Inner>,
 }
 
 impl Drain {
@@ -155,6 +163,7 @@ impl Drain {
             hooks: Hooks::default(),
             listeners: Mutex::default(),
             current: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(None),
             is_over: watch::Sender::new(false),
         };
@@ -381,7 +390,8 @@ impl Drain {
         }
         let plan = DrainPlan::new(now, leaving, self.inner.options.budget);
         let under_way = Arc::new(UnderWay::new(plan));
-        *current = Some(Arc::clone(&under_way));
+        // One that was called off and is being undone makes haste.
+        current.replace(Arc::clone(&under_way)).inspect(|former| former.wake());
         // Who joins it from here on finds it under way.
         self.inner.phase.send_replace(Some(Phase::Announce));
         self.inner.is_over.send_replace(false);
@@ -422,10 +432,11 @@ impl Drain {
     }
 
     /// After the end of a drain, in the same process: nothing of the old life counts, the gate is
-    /// open. Hooks and counts are to be set up anew; commands that were queued are kept and run.
+    /// open. Hooks and counts are to be set up anew; commands that were queued are kept and run. A
+    /// drain that has not ended by then is left behind: it does nothing more.
     pub fn next_iteration(&self) {
         let inner = &self.inner;
-        lock(&inner.current).take();
+        lock(&inner.current).take().inspect(|under_way| under_way.leave_behind());
         inner.is_over.send_replace(false);
         inner.hooks.clear();
         inner.runs.reset();
@@ -467,6 +478,26 @@ impl Inner {
         all.add(counts::LANES, known(self.lanes.active() + self.lanes.queued()));
         all.add(counts::RUNS, known(self.runs.active_for_drain()));
         all.add(counts::REPLIES, Count::Known(self.replies.pending()));
+        self.hooks.add_counts(&mut all);
+        all
+    }
+
+    /// What is at work, by name. Not what is handed back if it does not end: items in debouncers and
+    /// queues, and replies.
+    fn at_work(&self) -> Vec<Blocker> {
+        let mut all = self.gate.blockers(usize::MAX);
+        all.extend(self.lanes.blockers(usize::MAX));
+        all.extend(self.runs.blockers(usize::MAX));
+        all
+    }
+
+    /// What is at work and has no name.
+    fn nameless(&self) -> Counts {
+        let mut all = Counts::default();
+        let named = self.gate.blockers(usize::MAX).len() as u64;
+        let nameless = self.gate.active().saturating_sub(named);
+        all.add("guards without a name", Count::Known(nameless));
+        all.add(counts::INTAKE, Count::Known(self.intake.active()));
         self.hooks.add_counts(&mut all);
         all
     }
@@ -518,14 +549,19 @@ impl Drained {
 
     /// When the server is to have closed.
     pub fn until(&self) -> Instant {
-        self.under_way.end()
+        self.under_way.until()
     }
 
-    /// The server has closed, or its time was over. Gives the whole report, with its exit code.
+    /// The server has closed, or its time was over. Gives the whole report, with its exit code, and
+    /// logs it.
     pub fn closed(mut self) -> DrainReport {
         let now = clock::now();
         let (leaving, code) = self.under_way.close(now);
-        self.report.end(now, leaving, End::Exit(code), &Counts::default());
+        // Of the next iteration, the counts are not this drain's.
+        let is_over = self.under_way.is_left_behind();
+        let left = if is_over { Counts::default() } else { self.inner.counts() };
+        self.report.end(now, leaving, End::Exit(code), &left);
+        tracing::info!("{}", self.report);
         self.report
     }
 }

@@ -310,7 +310,7 @@ impl<S: Server + 'static> Loop<S> {
                     tracing::error!("the gateway did not close: {error}");
                 }
                 if let Some(drained) = closing.drained {
-                    tracing::info!("{}", drained.closed());
+                    drained.closed();
                 }
                 self.tell(Event::Closed { iteration });
             }
