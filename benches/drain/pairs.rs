@@ -9,6 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The round was disturbed: it gives no sample.
+pub(crate) const UNMEASURED: f64 = f64::NAN;
+
 /// What is measured, and beside what.
 pub(crate) struct Candidate<'a> {
     name: String,
@@ -35,7 +38,8 @@ enum Goal {
 }
 
 impl<'a> Candidate<'a> {
-    /// `measure` gives the nanoseconds that one operation took, as an average over one round.
+    /// `measure` gives the nanoseconds that one operation took, as an average over one round, or
+    /// [`UNMEASURED`].
     pub(crate) fn new(name: impl Into<String>, measure: impl FnMut() -> f64 + 'a) -> Self {
         Self {
             name: name.into(),
@@ -96,7 +100,7 @@ pub(crate) fn compare(title: &str, rounds: usize, mut all: Vec<Candidate<'_>>) {
         for candidate in &mut all {
             if round % candidate.every == 0 {
                 let ns = (candidate.measure)();
-                if round > 0 || candidate.every > 1 {
+                if (round > 0 || candidate.every > 1) && !ns.is_nan() {
                     candidate.samples.push(ns);
                 }
             }
