@@ -11,15 +11,7 @@
 //! Nothing is global: two drains in one process know nothing of each other.
 #![allow(clippy::disallowed_methods)]
 
-use std::{
-    borrow::Cow,
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 
 use tokio::sync::{oneshot, watch};
 
@@ -41,14 +33,20 @@ use super::{
     label::Blocker,
     notices::Notices,
     outcome::Outcome,
-    plan::{Budget, Denied, DrainPlan, Event, Joined, Leaving, Phase},
-    report::{DrainReport, End},
+    plan::{Budget, Denied, DrainPlan, Event, Leaving, Phase},
     run::Runs,
     sync::{Mutex, lock},
 };
-use crate::{protocol::env::RESTART_EXPECTED_DEFAULT_MS, sys::clock};
+use crate::{
+    protocol::env::RESTART_EXPECTED_DEFAULT_MS,
+    sys::{clock, notify_parent::NotifyParent},
+};
 
-pub use self::{hooks::Notice, progress::Progress};
+pub use self::{
+    draining::{Begun, CalledOff, Drained, Draining},
+    hooks::Notice,
+    progress::Progress,
+};
 
 pub mod debounce;
 pub mod followup;
@@ -57,6 +55,7 @@ pub mod reply;
 pub mod run;
 
 mod course;
+mod draining;
 mod hooks;
 mod progress;
 #[cfg(test)]
@@ -114,37 +113,6 @@ type Listener = Arc<dyn Fn(&Progress) + Send + Sync>;
 
 #[derive(Default)]
 struct Listeners(Vec<Listener>);
-
-/// What [`Drain::begin`] gives.
-#[derive(Debug)]
-#[must_use = "whoever began a drain takes what it could not finish"]
-pub enum Begun {
-    /// It began; this resolves when it is done.
-    Draining(Draining),
-    /// One was under way already, and whoever began that has its end.
-    Joined(Joined),
-}
-
-/// A drain under way: resolves when all is finished or cut, just before the gateway is to close.
-/// Dropped, the drain goes on. Cancel-safe.
-#[derive(Debug)]
-pub struct Draining {
-    done: oneshot::Receiver<Drained>,
-}
-
-/// The drain was called off: all is as before.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the drain was called off")]
-pub struct CalledOff;
-
-/// All is finished, cut or handed back; the gate is closed. What remains is to close the server.
-#[derive(Debug)]
-pub struct Drained {
-    /// What was done and what was not. [`DrainReport::take`] gives back what was not finished.
-    pub report: DrainReport,
-    under_way: Arc<UnderWay>,
-    inner: Arc<Inner>,
-}
 
 impl Drain {
     /// Open, with its first iteration. To be called inside a tokio runtime.
@@ -253,6 +221,12 @@ impl Drain {
         lock(&self.inner.listeners).0.push(Arc::new(listener));
     }
 
+    /// Tells each step to whoever is above us: `X_LOCKKEEPER_DRAIN`, `STATUS`, and, if it is further
+    /// than the last, `EXTEND_TIMEOUT_USEC`. The run loop has done so.
+    pub fn tell_parent(&self, parent: Arc<NotifyParent>) {
+        self.on_progress(move |step| step.tell(&parent));
+    }
+
     /// What tells clients that the gateway leaves, before anything is torn down. As the other
     /// hooks, it is called in each drain until the next iteration, has the time of its phase, and
     /// is named in the report if it does not end in it.
@@ -317,6 +291,13 @@ impl Drain {
         let mut phase = self.inner.phase.subscribe();
         // The sender lives in `self`.
         let _ = phase.wait_for(Option::is_some).await;
+    }
+
+    /// Why the drain under way began; none: there is none, or it was called off.
+    pub fn reason(&self) -> Option<String> {
+        let current = lock(&self.inner.current);
+        let under_way = current.as_ref().filter(|under_way| !under_way.was_called_off());
+        under_way.map(|under_way| under_way.reason.clone())
     }
 
     /// Where the drain under way leads; none: there is none, or it was called off.
@@ -389,7 +370,7 @@ impl Drain {
             return under_way.join(now, leaving).map(Begun::Joined);
         }
         let plan = DrainPlan::new(now, leaving, self.inner.options.budget);
-        let under_way = Arc::new(UnderWay::new(plan));
+        let under_way = Arc::new(UnderWay::new(plan, reason.into()));
         // One that was called off and is being undone makes haste.
         current.replace(Arc::clone(&under_way)).inspect(|former| former.wake());
         // Who joins it from here on finds it under way.
@@ -398,7 +379,7 @@ impl Drain {
         drop(current);
         let (tell, done) = oneshot::channel();
         let inner = Arc::clone(&self.inner);
-        let course = Course::new(Arc::clone(&inner), Arc::clone(&under_way), reason.into(), now);
+        let course = Course::new(Arc::clone(&inner), Arc::clone(&under_way), now);
         tokio::spawn(async move {
             let drained = course.run().await;
             inner.ended(&under_way);
@@ -525,44 +506,6 @@ impl Gate {
 impl Default for Gate {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Future for Draining {
-    type Output = Result<Drained, CalledOff>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.done).poll(cx).map(|done| done.map_err(|_| CalledOff))
-    }
-}
-
-impl Drained {
-    /// What follows: a drain for a restart may have become a stop.
-    pub fn leaving(&self) -> Leaving {
-        self.under_way.leaving()
-    }
-
-    /// Whether work was cut, or is handed back.
-    pub fn is_cut(&self) -> bool {
-        self.under_way.is_cut()
-    }
-
-    /// When the server is to have closed.
-    pub fn until(&self) -> Instant {
-        self.under_way.until()
-    }
-
-    /// The server has closed, or its time was over. Gives the whole report, with its exit code, and
-    /// logs it.
-    pub fn closed(mut self) -> DrainReport {
-        let now = clock::now();
-        let (leaving, code) = self.under_way.close(now);
-        // Of the next iteration, the counts are not this drain's.
-        let is_over = self.under_way.is_left_behind();
-        let left = if is_over { Counts::default() } else { self.inner.counts() };
-        self.report.end(now, leaving, End::Exit(code), &left);
-        tracing::info!("{}", self.report);
-        self.report
     }
 }
 

@@ -58,20 +58,10 @@ pub(super) struct Course {
 }
 
 impl Course {
-    pub(super) fn new(
-        inner: Arc<Inner>,
-        under_way: Arc<UnderWay>,
-        reason: String,
-        now: Instant,
-    ) -> Self {
-        let leaving = lock(&under_way.plan).leaving();
-        Self {
-            inner,
-            under_way,
-            report: DrainReport::new(now, leaving, reason),
-            throttle: Throttle::default(),
-            phase: Phase::Announce,
-        }
+    pub(super) fn new(inner: Arc<Inner>, under_way: Arc<UnderWay>, now: Instant) -> Self {
+        let report = DrainReport::new(now, under_way.leaving(), under_way.reason.clone());
+        let throttle = Throttle::default();
+        Self { inner, under_way, report, throttle, phase: Phase::Announce }
     }
 
     /// Until all is drained; none: it was called off, or the next iteration has begun without it.

@@ -20,7 +20,9 @@ use crate::drain::{
     driver::followup::Arrived,
     followup::{Item, Layers},
     gate::{GateState, Pass},
+    plan::Joined,
     reply::{Kind, SendError},
+    report::DrainReport,
     run::RunState,
 };
 

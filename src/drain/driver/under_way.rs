@@ -20,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct UnderWay {
     pub(super) plan: Mutex<DrainPlan>,
+    /// Why it began, for people.
+    pub(super) reason: String,
     /// Tells the course to look at all of this.
     pub(super) changed: Notify,
     /// Whether the next iteration has begun.
@@ -27,9 +29,10 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    pub(super) fn new(plan: DrainPlan) -> Self {
+    pub(super) fn new(plan: DrainPlan, reason: String) -> Self {
         Self {
             plan: Mutex::new(plan),
+            reason,
             changed: Notify::new(),
             is_left_behind: AtomicBool::new(false),
         }

@@ -166,3 +166,15 @@ async fn a_drain_that_does_not_get_on_tells_no_further_step() {
     drop(more);
     let _ = draining.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_tells_why_it_is_under_way() {
+    let drain = Drain::default();
+    assert_eq!(drain.reason(), None);
+    let guard = drain.gate().admit("run").unwrap();
+    let draining = drain.begin(Leaving::Restart, "new model").unwrap();
+    assert_eq!(drain.reason().as_deref(), Some("new model"));
+    drain.call_off().unwrap();
+    assert_eq!(drain.reason(), None);
+    drop((guard, draining));
+}
