@@ -1,6 +1,6 @@
 //! The drain's systems on a runtime of many threads: whatever was accepted ends in one place, once
 //! and in order, and the counts come back to none.
-#![allow(clippy::disallowed_methods)] // a test may spawn
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test may spawn, and fail
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -25,6 +25,8 @@ use tokio::task::{JoinSet, yield_now};
 
 /// Where each number of each key went, in that order.
 type Ends = Arc<Mutex<BTreeMap<u32, Vec<u32>>>>;
+
+type Numbers = Arc<Mutex<Vec<u32>>>;
 
 const KEYS: u32 = 16;
 const ITEMS: u32 = 400;
@@ -75,7 +77,7 @@ async fn batches_of_a_key_come_one_at_a_time_and_in_order_from_many_threads() {
             busy.begin(key);
             some_yields(batch[0]).await;
             busy.end(key);
-            if batch[0] % 7 == 0 {
+            if batch[0].is_multiple_of(7) {
                 return Err("an error");
             }
             told.lock().unwrap().entry(key).or_default().extend(batch.into_items());
@@ -119,7 +121,7 @@ async fn batches_of_a_key_come_one_at_a_time_and_in_order_from_many_threads() {
 async fn what_a_debouncer_took_before_the_close_is_flushed_or_handed_back_once() {
     for round in 0..200 {
         let gate = Gate::new();
-        let flushed: Arc<Mutex<Vec<u32>>> = Arc::default();
+        let (flushed, taken): (Numbers, Numbers) = Default::default();
         let told = Arc::clone(&flushed);
         let callback = move |_: Option<u32>, batch: Batch<u32>| {
             let told = Arc::clone(&told);
@@ -129,7 +131,6 @@ async fn what_a_debouncer_took_before_the_close_is_flushed_or_handed_back_once()
             }
         };
         let inbox = Debouncer::new(&gate, "inbox", Window::millis(round % 3), callback);
-        let taken: Arc<Mutex<Vec<u32>>> = Arc::default();
         let mut tasks = JoinSet::new();
         for key in 0..KEYS {
             let (inbox, taken) = (inbox.clone(), Arc::clone(&taken));
@@ -231,7 +232,7 @@ async fn what_followup_queues_took_before_the_close_is_run_or_handed_back() {
         let mut policy = Policy::default();
         policy.settings.debounce = Duration::ZERO;
         policy.settings.cap = usize::MAX;
-        let (ran, taken): (Arc<Mutex<Vec<u32>>>, Arc<Mutex<Vec<u32>>>) = Default::default();
+        let (ran, taken): (Numbers, Numbers) = Default::default();
         let told = Arc::clone(&ran);
         let callback = move |turn: Turn<u32>| {
             let told = Arc::clone(&told);
