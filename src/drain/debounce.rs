@@ -26,18 +26,15 @@
 //! Memory is bounded by [`Limits`]: what would go beyond is given back. A key that is not busy
 //! costs nothing.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    hash::Hash,
-    num::NonZeroU64,
-    time::Instant,
-};
+use std::{collections::VecDeque, hash::Hash, num::NonZeroU64, time::Instant};
 
-use self::entry::Entry;
+use self::entries::Entries;
 pub use self::window::{Window, WindowError, Windows};
 use super::wheel::{Ticks, Wheel};
 
+mod entries;
 mod entry;
+mod items;
 pub(crate) mod registry_list;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // a test needs some instant to count from
@@ -75,6 +72,7 @@ pub enum Way {
 pub struct FlushId {
     number: NonZeroU64,
     entry: u32,
+    items: u32,
 }
 
 /// What is to be done: flush these. [`Buffers::landed`] must be told when it is over.
@@ -96,11 +94,8 @@ pub struct Buffers<K, T> {
     ticks: Ticks,
     /// The latest time that was told: a clock that goes backwards stands still here.
     now: Instant,
-    /// Where the entry of each busy key is.
-    ids: HashMap<K, u32>,
-    /// Of busy keys, of items without key, and free places.
-    entries: Vec<Option<Entry<K, T>>>,
-    free: Vec<u32>,
+    /// Of busy keys, and of items without key.
+    entries: Entries<K, T>,
     /// When to look at an entry that collects.
     wheel: Wheel,
     /// Entries whose next batch is to fly.
@@ -124,9 +119,7 @@ impl<K: Eq + Hash + Clone, T> Buffers<K, T> {
             limits,
             ticks: Ticks::since(now),
             now,
-            ids: HashMap::new(),
-            entries: Vec::new(),
-            free: Vec::new(),
+            entries: Entries::new(),
             wheel: Wheel::new(),
             ready: VecDeque::new(),
             tracked: 0,
@@ -146,19 +139,9 @@ impl<K: Eq + Hash + Clone, T> Buffers<K, T> {
             return Err(item);
         }
         self.pass_time(now);
+        let id = self.entries.find_or_add(key);
+        let Some(entry) = self.entries.get_mut(id) else { return Err(item) };
         self.held += 1;
-        let id = match key {
-            None => self.add(None),
-            Some(key) => match self.ids.get(&key) {
-                Some(id) => *id,
-                None => {
-                    let id = self.add(Some(key.clone()));
-                    self.ids.insert(key, id);
-                    id
-                }
-            },
-        };
-        let Some(entry) = &mut self.entries[id as usize] else { return Err(item) };
         let now = self.ticks.not_before(self.now);
         match way {
             Way::Collected(window) if !window.is_off() && entry.key.is_some() => {
@@ -183,14 +166,12 @@ impl<K: Eq + Hash + Clone, T> Buffers<K, T> {
 
     /// A flush is over, however it ended, or will not be waited for. A second time changes nothing.
     pub fn landed(&mut self, id: FlushId) {
-        let Some(entry) = self.entries.get_mut(id.entry as usize).and_then(Option::as_mut) else {
-            return;
-        };
+        let Some(entry) = self.entries.get_mut(id.entry) else { return };
         if entry.flush != Some(id.number) {
             return;
         }
         entry.flush = None;
-        self.flying -= std::mem::take(&mut entry.flying);
+        self.flying -= id.items as usize;
         self.make_ready(id.entry);
         self.remove_if_done(id.entry);
     }
@@ -200,7 +181,7 @@ impl<K: Eq + Hash + Clone, T> Buffers<K, T> {
         self.pass_time(now);
         let now = self.ticks.begun(self.now);
         while let Some(id) = self.wheel.pop_due(now) {
-            let Some(entry) = &mut self.entries[id as usize] else { continue };
+            let Some(entry) = self.entries.get_mut(id) else { continue };
             match entry.ring(now) {
                 Some(later) => self.wheel.insert(id, later),
                 None => self.make_ready(id),
@@ -216,17 +197,20 @@ impl<K: Eq + Hash + Clone, T> Buffers<K, T> {
     /// The next flush to begin.
     pub fn poll_action(&mut self) -> Option<Flush<K, T>> {
         while let Some(id) = self.ready.pop_front() {
-            let Some(entry) = &mut self.entries[id as usize] else { continue };
+            let Some(entry) = self.entries.get_mut(id) else { continue };
             entry.is_queued = false;
+            // A key that cannot be cloned panics before anything is taken from it.
+            let key = entry.key.clone();
             // All of it may have been cancelled since.
             if let Some(items) = entry.next_batch() {
                 self.number = self.number.saturating_add(1);
                 entry.flush = Some(self.number);
-                entry.flying = items.len();
                 self.held -= items.len();
                 self.flying += items.len();
-                let id = FlushId { entry: id, number: self.number };
-                return Some(Flush { id, key: entry.key.clone(), items });
+                // Limited to 31 bits.
+                let count = items.len() as u32;
+                let id = FlushId { number: self.number, entry: id, items: count };
+                return Some(Flush { id, key, items });
             }
             self.remove_if_done(id);
         }
@@ -238,10 +222,16 @@ impl<K: Eq + Hash + Clone, T> Buffers<K, T> {
         !self.ready.is_empty()
     }
 
+    /// Whose flush runs; `None` also where it has landed.
+    pub fn key_of(&self, id: FlushId) -> Option<&K> {
+        let entry = self.entries.get(id.entry)?;
+        entry.key.as_ref().filter(|_| entry.flush == Some(id.number))
+    }
+
     /// Makes everything that is held fly as soon as its key's flush allows.
     pub fn flush_all(&mut self) {
-        for id in 0..self.entries.len() as u32 {
-            if let Some(entry) = &mut self.entries[id as usize] {
+        for id in self.entries.ids() {
+            if let Some(entry) = self.entries.get_mut(id) {
                 entry.is_due = true;
                 self.make_ready(id);
             }
@@ -250,14 +240,20 @@ impl<K: Eq + Hash + Clone, T> Buffers<K, T> {
 
     /// Gives back what a key holds, in order. A flush of it that runs goes on.
     pub fn cancel(&mut self, key: &K) -> Vec<T> {
-        let Some(&id) = self.ids.get(key) else { return Vec::new() };
-        self.empty(id).map_or_else(Vec::new, |(_, items)| items)
+        self.entries.find(key).map_or_else(Vec::new, |id| self.empty(id))
     }
 
     /// Gives back what all keys hold, each in order. Flushes that run go on.
     pub fn cancel_all(&mut self) -> Vec<(Option<K>, Vec<T>)> {
-        let ids = 0..self.entries.len() as u32;
-        ids.filter_map(|id| self.empty(id)).filter(|(_, items)| !items.is_empty()).collect()
+        let mut all = Vec::new();
+        for id in self.entries.ids() {
+            let Some(entry) = self.entries.get(id) else { continue };
+            if entry.holds() {
+                let key = entry.key.clone();
+                all.push((key, self.empty(id)));
+            }
+        }
+        all
     }
 
     /// Items that are held or being flushed.
@@ -278,12 +274,12 @@ impl<K: Eq + Hash + Clone, T> Buffers<K, T> {
     /// Places for keys that exist, free ones included: what memory grows with. At most
     /// [`Limits::items`].
     pub fn places(&self) -> usize {
-        self.entries.len()
+        self.entries.ids().len()
     }
 
     /// Each key that holds something, and since when, to the millisecond above.
     pub fn holding(&self) -> impl Iterator<Item = (Option<&K>, Instant)> {
-        let entries = self.entries.iter().flatten().filter(|entry| entry.holds());
+        let entries = self.entries.iter().filter(|entry| entry.holds());
         entries.map(|entry| (entry.key.as_ref(), self.ticks.instant(entry.first_at)))
     }
 
@@ -291,46 +287,31 @@ impl<K: Eq + Hash + Clone, T> Buffers<K, T> {
         self.now = self.now.max(now);
     }
 
-    fn add(&mut self, key: Option<K>) -> u32 {
-        let entry = Some(Entry::new(key));
-        if let Some(id) = self.free.pop() {
-            self.entries[id as usize] = entry;
-            return id;
-        }
-        self.entries.push(entry);
-        self.entries.len() as u32 - 1
-    }
-
     fn make_ready(&mut self, id: u32) {
-        let Some(entry) = &mut self.entries[id as usize] else { return };
+        let Some(entry) = self.entries.get_mut(id) else { return };
         if entry.flush.is_none() && !entry.is_queued && entry.may_fly() {
             entry.is_queued = true;
             self.ready.push_back(id);
         }
     }
 
-    fn empty(&mut self, id: u32) -> Option<(Option<K>, Vec<T>)> {
-        let entry = self.entries[id as usize].as_mut()?;
+    fn empty(&mut self, id: u32) -> Vec<T> {
+        let Some(entry) = self.entries.get_mut(id) else { return Vec::new() };
         let items = entry.take_all();
         self.held -= items.len();
-        let key = entry.key.clone();
         self.remove_if_done(id);
-        Some((key, items))
+        items
     }
 
     /// Removes an entry that has nothing to do.
     fn remove_if_done(&mut self, id: u32) {
-        let Some(entry) = &self.entries[id as usize] else { return };
+        let Some(entry) = self.entries.get(id) else { return };
         // One that is queued is found there first, lest the next that gets its place be taken.
         if entry.flush.is_some() || entry.is_queued || entry.holds() {
             return;
         }
         self.tracked -= usize::from(entry.is_tracked);
-        if let Some(key) = &entry.key {
-            self.ids.remove(key);
-        }
-        self.entries[id as usize] = None;
         self.wheel.remove(id);
-        self.free.push(id);
+        self.entries.remove(id);
     }
 }

@@ -11,25 +11,18 @@
 //! Nothing is global: two drains in one process know nothing of each other.
 #![allow(clippy::disallowed_methods)]
 
-use std::{
-    borrow::Cow,
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 
 use tokio::sync::{oneshot, watch};
 
 use self::{
-    course::{Course, UnderWay},
+    course::Course,
     debounce::{Batch, Debouncer, DebouncerRegistry, Key},
     followup::{FollowupQueues, FollowupRegistry, Turn},
     hooks::{Hooks, Moment},
     lane::CommandLanes,
     reply::Replies,
+    under_way::UnderWay,
 };
 use super::{
     counts::{self, Count, Counts},
@@ -40,14 +33,20 @@ use super::{
     label::Blocker,
     notices::Notices,
     outcome::Outcome,
-    plan::{Budget, Denied, DrainPlan, Event, Joined, Leaving, Phase},
-    report::{DrainReport, End},
+    plan::{Budget, Denied, DrainPlan, Event, Leaving, Phase},
     run::Runs,
     sync::{Mutex, lock},
 };
-use crate::{protocol::env::RESTART_EXPECTED_DEFAULT_MS, sys::clock};
+use crate::{
+    protocol::env::RESTART_EXPECTED_DEFAULT_MS,
+    sys::{clock, notify_parent::NotifyParent},
+};
 
-pub use self::{hooks::Notice, progress::Progress};
+pub use self::{
+    draining::{Begun, CalledOff, Drained, Draining},
+    hooks::Notice,
+    progress::Progress,
+};
 
 pub mod debounce;
 pub mod followup;
@@ -56,8 +55,13 @@ pub mod reply;
 pub mod run;
 
 mod course;
+mod draining;
 mod hooks;
 mod progress;
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests;
+mod under_way;
 
 /// Owns the systems of a gateway and drains them in order. A clone is the same drain.
 #[derive(Clone, Debug)]
@@ -97,6 +101,8 @@ struct Inner {
     listeners: Mutex<Listeners>,
     /// The drain of this iteration, under way or over.
     current: Mutex<Option<Arc<UnderWay>>>,
+    /// Held by a drain from its first phase to its end, or until it is undone.
+    turn: tokio::sync::Mutex<()>,
     /// The phase of the drain under way.
     phase: watch::Sender<Option<Phase>>,
     /// Whether the drain in `current` has ended, or was undone.
@@ -107,36 +113,6 @@ type Listener = Arc<dyn Fn(&Progress) + Send + Sync>;
 
 #[derive(Default)]
 struct Listeners(Vec<Listener>);
-
-/// What [`Drain::begin`] gives.
-#[derive(Debug)]
-#[must_use = "whoever began a drain takes what it could not finish"]
-pub enum Begun {
-    /// It began; this resolves when it is done.
-    Draining(Draining),
-    /// One was under way already, and whoever began that has its end.
-    Joined(Joined),
-}
-
-/// A drain under way: resolves when all is finished or cut, just before the gateway is to close.
-/// Dropped, the drain goes on. Cancel-safe.
-#[derive(Debug)]
-pub struct Draining {
-    done: oneshot::Receiver<Drained>,
-}
-
-/// The drain was called off: all is as before.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the drain was called off")]
-pub struct CalledOff;
-
-/// All is finished, cut or handed back; the gate is closed. What remains is to close the server.
-#[derive(Debug)]
-pub struct Drained {
-    /// What was done and what was not. [`DrainReport::take`] gives back what was not finished.
-    pub report: DrainReport,
-    under_way: Arc<UnderWay>,
-}
 
 impl Drain {
     /// Open, with its first iteration. To be called inside a tokio runtime.
@@ -155,6 +131,7 @@ impl Drain {
             hooks: Hooks::default(),
             listeners: Mutex::default(),
             current: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(None),
             is_over: watch::Sender::new(false),
         };
@@ -244,6 +221,12 @@ impl Drain {
         lock(&self.inner.listeners).0.push(Arc::new(listener));
     }
 
+    /// Tells each step to whoever is above us: `X_LOCKKEEPER_DRAIN`, `STATUS`, and, if it is further
+    /// than the last, `EXTEND_TIMEOUT_USEC`. The run loop has done so.
+    pub fn tell_parent(&self, parent: Arc<NotifyParent>) {
+        self.on_progress(move |step| step.tell(&parent));
+    }
+
     /// What tells clients that the gateway leaves, before anything is torn down. As the other
     /// hooks, it is called in each drain until the next iteration, has the time of its phase, and
     /// is named in the report if it does not end in it.
@@ -308,6 +291,13 @@ impl Drain {
         let mut phase = self.inner.phase.subscribe();
         // The sender lives in `self`.
         let _ = phase.wait_for(Option::is_some).await;
+    }
+
+    /// Why the drain under way began; none: there is none, or it was called off.
+    pub fn reason(&self) -> Option<String> {
+        let current = lock(&self.inner.current);
+        let under_way = current.as_ref().filter(|under_way| !under_way.was_called_off());
+        under_way.map(|under_way| under_way.reason.clone())
     }
 
     /// Where the drain under way leads; none: there is none, or it was called off.
@@ -380,15 +370,16 @@ impl Drain {
             return under_way.join(now, leaving).map(Begun::Joined);
         }
         let plan = DrainPlan::new(now, leaving, self.inner.options.budget);
-        let under_way = Arc::new(UnderWay::new(plan));
-        *current = Some(Arc::clone(&under_way));
+        let under_way = Arc::new(UnderWay::new(plan, reason.into()));
+        // One that was called off and is being undone makes haste.
+        current.replace(Arc::clone(&under_way)).inspect(|former| former.wake());
         // Who joins it from here on finds it under way.
         self.inner.phase.send_replace(Some(Phase::Announce));
         self.inner.is_over.send_replace(false);
         drop(current);
         let (tell, done) = oneshot::channel();
         let inner = Arc::clone(&self.inner);
-        let course = Course::new(Arc::clone(&inner), Arc::clone(&under_way), reason.into(), now);
+        let course = Course::new(Arc::clone(&inner), Arc::clone(&under_way), now);
         tokio::spawn(async move {
             let drained = course.run().await;
             inner.ended(&under_way);
@@ -422,10 +413,11 @@ impl Drain {
     }
 
     /// After the end of a drain, in the same process: nothing of the old life counts, the gate is
-    /// open. Hooks and counts are to be set up anew; commands that were queued are kept and run.
+    /// open. Hooks and counts are to be set up anew; commands that were queued are kept and run. A
+    /// drain that has not ended by then is left behind: it does nothing more.
     pub fn next_iteration(&self) {
         let inner = &self.inner;
-        lock(&inner.current).take();
+        lock(&inner.current).take().inspect(|under_way| under_way.leave_behind());
         inner.is_over.send_replace(false);
         inner.hooks.clear();
         inner.runs.reset();
@@ -471,6 +463,26 @@ impl Inner {
         all
     }
 
+    /// What is at work, by name. Not what is handed back if it does not end: items in debouncers and
+    /// queues, and replies.
+    fn at_work(&self) -> Vec<Blocker> {
+        let mut all = self.gate.blockers(usize::MAX);
+        all.extend(self.lanes.blockers(usize::MAX));
+        all.extend(self.runs.blockers(usize::MAX));
+        all
+    }
+
+    /// What is at work and has no name.
+    fn nameless(&self) -> Counts {
+        let mut all = Counts::default();
+        let named = self.gate.blockers(usize::MAX).len() as u64;
+        let nameless = self.gate.active().saturating_sub(named);
+        all.add("guards without a name", Count::Known(nameless));
+        all.add(counts::INTAKE, Count::Known(self.intake.active()));
+        self.hooks.add_counts(&mut all);
+        all
+    }
+
     fn blockers(&self, most: usize) -> Vec<Blocker> {
         let mut all = self.gate.blockers(most);
         all.extend(self.debouncers.blockers(most));
@@ -494,39 +506,6 @@ impl Gate {
 impl Default for Gate {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Future for Draining {
-    type Output = Result<Drained, CalledOff>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.done).poll(cx).map(|done| done.map_err(|_| CalledOff))
-    }
-}
-
-impl Drained {
-    /// What follows: a drain for a restart may have become a stop.
-    pub fn leaving(&self) -> Leaving {
-        self.under_way.leaving()
-    }
-
-    /// Whether work was cut, or is handed back.
-    pub fn is_cut(&self) -> bool {
-        self.under_way.is_cut()
-    }
-
-    /// When the server is to have closed.
-    pub fn until(&self) -> Instant {
-        self.under_way.end()
-    }
-
-    /// The server has closed, or its time was over. Gives the whole report, with its exit code.
-    pub fn closed(mut self) -> DrainReport {
-        let now = clock::now();
-        let (leaving, code) = self.under_way.close(now);
-        self.report.end(now, leaving, End::Exit(code), &Counts::default());
-        self.report
     }
 }
 

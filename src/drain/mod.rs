@@ -140,7 +140,6 @@ pub mod report;
 pub mod run;
 mod sync;
 #[cfg(test)]
-#[allow(clippy::disallowed_methods)] // a test needs some instant to count from
 mod tests;
 pub mod unfinished;
 pub mod wake;

@@ -38,6 +38,9 @@ pub struct DrainReport {
     pub total: Duration,
     /// What was cut, by name, over all phases.
     pub cut: Vec<String>,
+    /// Sessions whose run was aborted as the drain's time was over: each is to be looked at by the
+    /// next life, which may run it again.
+    pub recover: Vec<String>,
     /// What was accepted and is handed back. See [`Self::take`].
     pub unfinished: Vec<Unfinished>,
     /// How it ended; none: it has not ended.
@@ -86,6 +89,7 @@ impl DrainReport {
             phases: Vec::new(),
             total: Duration::ZERO,
             cut: Vec::new(),
+            recover: Vec::new(),
             unfinished: Vec::new(),
             end: None,
             since: now,

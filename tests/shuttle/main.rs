@@ -49,6 +49,7 @@ const TRIES: usize = 1_000;
 
 /// Tries interleavings of what `scenario` starts; one in which it panics, or all its threads wait,
 /// is printed so that `shuttle::replay` repeats it. `SHUTTLE_TRIES=10000` tries more.
+#[allow(clippy::disallowed_methods)]
 fn explore(scenario: fn()) {
     let tries = std::env::var("SHUTTLE_TRIES").ok().and_then(|tries| tries.parse().ok());
     let tries = tries.unwrap_or(TRIES);

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, num::NonZeroU64};
 
-use super::Window;
+use super::{Window, items::Items};
 
 /// See the picture of [`super`].
 #[derive(Debug)]
@@ -10,14 +10,14 @@ pub(super) struct Entry<K, T> {
     /// `None` for an item without key.
     pub(super) key: Option<K>,
     /// The batch that items join.
-    open: Vec<T>,
+    open: Items<T>,
     /// Batches before it that may not be joined; seldom any.
     #[allow(clippy::box_collection)] // 8 bytes a key, not 32
     closed: Option<Box<VecDeque<Vec<T>>>>,
     /// The number of the flush that runs.
     pub(super) flush: Option<NonZeroU64>,
-    /// How many items that flushes.
-    pub(super) flying: usize,
+    /// The next entry whose key has the same hash, or [`NONE`].
+    pub(super) alike: u32,
     /// When the first item joined the open batch, or about when what waits before it came.
     pub(super) first_at: u64,
     /// How long after that it is due if nothing more joins it.
@@ -38,10 +38,10 @@ impl<K, T> Entry<K, T> {
     pub(super) fn new(key: Option<K>) -> Self {
         Self {
             key,
-            open: Vec::new(),
+            open: Items::NONE,
             closed: None,
             flush: None,
-            flying: 0,
+            alike: NONE,
             first_at: 0,
             quiet_in: 0,
             limit_in: 0,
@@ -109,7 +109,7 @@ impl<K, T> Entry<K, T> {
         }
         let closed = self.closed.get_or_insert_default();
         if !self.open.is_empty() {
-            closed.push_back(std::mem::take(&mut self.open));
+            closed.push_back(self.open.take());
         }
         closed.push_back(vec![item]);
     }
@@ -130,13 +130,13 @@ impl<K, T> Entry<K, T> {
             }
             return batch;
         }
-        self.may_fly().then(|| std::mem::take(&mut self.open))
+        self.may_fly().then(|| self.open.take())
     }
 
     pub(super) fn take_all(&mut self) -> Vec<T> {
         let mut items: Vec<T> =
             self.closed.take().into_iter().flat_map(|all| *all).flatten().collect();
-        items.append(&mut self.open);
+        items.append(&mut self.open.take());
         items
     }
 }
@@ -144,3 +144,5 @@ impl<K, T> Entry<K, T> {
 /// After its first item a batch is flushed at the latest, in windows of that item.
 const MOST_WINDOWS: u32 = 5;
 const NEVER: u64 = u64::MAX;
+/// The number of no entry.
+pub(super) const NONE: u32 = u32::MAX;

@@ -213,6 +213,30 @@ fn one_million_keys_wait_in_one_wheel() {
     assert_eq!((flights, machine.count(), machine.poll_timeout()), (keys, 0, None));
 }
 
+/// A key of a hash that all share.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Alike(u32);
+
+impl Hash for Alike {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+}
+
+#[test]
+fn keys_of_one_hash_are_told_apart() {
+    let now = Instant::now();
+    for (first, second) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
+        let mut machine: Buffers<Alike, u32> = Buffers::new(now, Limits::default());
+        (0..6).for_each(|item| machine.push(now, Some(Alike(item % 3)), item, SECOND).unwrap());
+        assert!(machine.cancel(&Alike(3)).is_empty());
+        assert_eq!(machine.cancel(&Alike(first)), [first, first + 3]);
+        assert!(machine.cancel(&Alike(first)).is_empty());
+        assert_eq!(machine.cancel(&Alike(second)), [second, second + 3]);
+        let last = 3 - first - second;
+        assert_eq!(machine.cancel(&Alike(last)), [last, last + 3]);
+        assert_eq!((machine.count(), machine.places()), (0, 3));
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Push(Option<u8>, Way),

@@ -2,98 +2,34 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::{
-    future::{Future, pending},
-    pin::Pin,
+    future::{Future, pending, ready},
+    pin::{Pin, pin},
     sync::Arc,
     time::Instant,
 };
 
-use tokio::{sync::Notify, time};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Drained, Inner,
     hooks::{Moment, Notice},
     progress::Throttle,
+    under_way::UnderWay,
 };
 use crate::{
     drain::{
-        counts::Counts,
-        plan::{Action, Denied, DrainPlan, Event, Joined, Leaving, Phase, State},
-        report::{DrainReport, progress},
+        counts::Count,
+        plan::{Action, Event, Phase, State},
+        report::{DrainReport, End, progress},
         run::AbortMode,
-        sync::{Mutex, lock},
+        sync::lock,
     },
-    protocol::exit,
     sys::clock,
 };
 
 /// How many blockers are told; the parent takes no more.
 const MOST_BLOCKERS: usize = 8;
-
-/// A drain under way, as those see it who want to change it.
-#[derive(Debug)]
-pub(super) struct UnderWay {
-    plan: Mutex<DrainPlan>,
-    changed: Notify,
-}
-
-impl UnderWay {
-    pub(super) fn new(plan: DrainPlan) -> Self {
-        Self { plan: Mutex::new(plan), changed: Notify::new() }
-    }
-
-    pub(super) fn join(&self, now: Instant, leaving: Leaving) -> Result<Joined, Denied> {
-        self.change(|plan| plan.join(now, leaving))
-    }
-
-    pub(super) fn call_off(&self, now: Instant) -> Result<(), Denied> {
-        self.change(|plan| match plan.leaving() {
-            Leaving::Stop => Err(Denied::Stopping),
-            Leaving::Restart => plan.call_off(now),
-        })
-    }
-
-    pub(super) fn tell(&self, now: Instant, event: Event) {
-        self.change(|plan| plan.handle_event(now, event));
-    }
-
-    pub(super) fn was_called_off(&self) -> bool {
-        lock(&self.plan).state() == State::CalledOff
-    }
-
-    pub(super) fn leaving(&self) -> Leaving {
-        lock(&self.plan).leaving()
-    }
-
-    pub(super) fn is_cut(&self) -> bool {
-        lock(&self.plan).is_cut()
-    }
-
-    pub(super) fn end(&self) -> Instant {
-        lock(&self.plan).end()
-    }
-
-    /// The server has closed: what follows, and with which code.
-    pub(super) fn close(&self, now: Instant) -> (Leaving, u8) {
-        let mut plan = lock(&self.plan);
-        if now >= plan.end() {
-            plan.handle_timeout(now);
-        }
-        plan.handle_event(now, Event::PhaseDone { phase: Phase::Close, left: Counts::default() });
-        let code = match plan.state() {
-            State::Exited(code) => code,
-            // `Close` was the present phase, and is done: there is no other state.
-            State::In(_) | State::CalledOff => exit::FAILURE,
-        };
-        (plan.leaving(), code)
-    }
-
-    fn change<R>(&self, change: impl FnOnce(&mut DrainPlan) -> R) -> R {
-        let result = change(&mut lock(&self.plan));
-        self.changed.notify_one();
-        result
-    }
-}
 
 /// What a phase's work ended with.
 #[derive(Default)]
@@ -104,7 +40,12 @@ struct Worked {
     flushed: Option<u64>,
 }
 
-type Work = Pin<Box<dyn Future<Output = Worked> + Send>>;
+/// The work of a phase.
+struct Work {
+    work: Pin<Box<dyn Future<Output = Worked> + Send>>,
+    /// Its time is over, earlier than it was told.
+    over: CancellationToken,
+}
 
 /// The task's own state.
 pub(super) struct Course {
@@ -117,26 +58,18 @@ pub(super) struct Course {
 }
 
 impl Course {
-    pub(super) fn new(
-        inner: Arc<Inner>,
-        under_way: Arc<UnderWay>,
-        reason: String,
-        now: Instant,
-    ) -> Self {
-        let leaving = lock(&under_way.plan).leaving();
-        Self {
-            inner,
-            under_way,
-            report: DrainReport::new(now, leaving, reason),
-            throttle: Throttle::default(),
-            phase: Phase::Announce,
-        }
+    pub(super) fn new(inner: Arc<Inner>, under_way: Arc<UnderWay>, now: Instant) -> Self {
+        let report = DrainReport::new(now, under_way.leaving(), under_way.reason.clone());
+        let throttle = Throttle::default();
+        Self { inner, under_way, report, throttle, phase: Phase::Announce }
     }
 
-    /// Until all is drained; none: it was called off.
+    /// Until all is drained; none: it was called off, or the next iteration has begun without it.
     pub(super) async fn run(mut self) -> Option<Drained> {
         let inner = Arc::clone(&self.inner);
         let under_way = Arc::clone(&self.under_way);
+        // One that was called off has undone all before the next does anything.
+        let _turn = inner.turn.lock().await;
         // From here on no change is missed.
         let mut watch = inner.gate.pulse().watch();
         inner.followups.set_draining(true);
@@ -144,10 +77,20 @@ impl Course {
         tracing::info!(leaving = %self.report.leaving, reason = self.report.reason, "draining");
         let mut work: Option<Work> = None;
         loop {
+            if under_way.is_left_behind() {
+                return None;
+            }
             while let Some(action) = self.next_action() {
                 match action {
-                    Action::Begin { phase: Phase::Close, .. } => return Some(self.end().await),
-                    Action::Begin { phase, until } => work = Some(self.begin(phase, until)),
+                    Action::Begin { phase, until } => {
+                        if let Some(work) = work.take() {
+                            self.cut(work).await;
+                        }
+                        if phase == Phase::Close {
+                            return self.end().await;
+                        }
+                        work = Some(self.begin(phase, until));
+                    }
                     Action::Shorten { .. } => {
                         inner.replies.set_deadline(Some(lock(&under_way.plan).deadline()));
                     }
@@ -175,9 +118,7 @@ impl Course {
             tokio::select! {
                 biased;
                 () = under_way.changed.notified() => {}
-                worked = async { work.as_mut().expect("only polled while there is work").await },
-                    if work.is_some() =>
-                {
+                worked = of(&mut work) => {
                     work = None;
                     self.worked(worked);
                 }
@@ -193,9 +134,9 @@ impl Course {
         }
     }
 
-    /// Looks at the counts when nothing is left to do: what it finds may end the phase at once.
+    /// What is to be done before anything is waited for: also what follows from the counts as they
+    /// are when all else is done. The plan is not locked while it is carried out.
     fn next_action(&mut self) -> Option<Action> {
-        // The lock is not held while an action is carried out, nor while it looks.
         let action = lock(&self.under_way.plan).poll_action();
         action.or_else(|| {
             self.look();
@@ -211,17 +152,10 @@ impl Course {
         self.phase = phase;
         self.inner.phase.send_replace(Some(phase));
         let inner = Arc::clone(&self.inner);
-        let notice = self.notice();
-        match phase {
-            Phase::Announce => Box::pin(async move {
-                Worked {
-                    cut: inner.hooks.run(Moment::Announce, &notice, until).await,
-                    flushed: None,
-                }
-            }),
-            Phase::Quiet => Box::pin(async move {
-                Worked { cut: inner.hooks.run(Moment::Quiet, &notice, until).await, flushed: None }
-            }),
+        let over = CancellationToken::new();
+        let work: Pin<Box<dyn Future<Output = Worked> + Send>> = match phase {
+            Phase::Announce => self.hooks(Moment::Announce, until, &over),
+            Phase::Quiet => self.hooks(Moment::Quiet, until, &over),
             Phase::Flush => Box::pin(async move {
                 let all = inner.debouncers.flush_all(until).await;
                 let held = u64::try_from(all.held).unwrap_or(u64::MAX);
@@ -239,14 +173,43 @@ impl Course {
                 // What still waits in a queue has had its time; it is handed back.
                 inner.followups.set_draining(false);
                 inner.runs.abort_all(AbortMode::Compacting);
-                Box::pin(async { Worked::default() })
+                Box::pin(ready(Worked::default()))
             }
             // What slipped in before the seal.
             Phase::Finish => Box::pin(async move {
                 inner.debouncers.flush_all(until).await;
                 Worked::default()
             }),
-            Phase::Deliver | Phase::Close => Box::pin(async { Worked::default() }),
+            Phase::Deliver | Phase::Close => Box::pin(ready(Worked::default())),
+        };
+        Work { work, over }
+    }
+
+    fn hooks(
+        &self,
+        moment: Moment,
+        until: Instant,
+        over: &CancellationToken,
+    ) -> Pin<Box<dyn Future<Output = Worked> + Send>> {
+        let (inner, notice, over) = (Arc::clone(&self.inner), self.notice(), over.clone());
+        Box::pin(async move {
+            let over = async {
+                tokio::select! {
+                    () = over.cancelled() => {}
+                    () = time::sleep_until(until.into()) => {}
+                }
+            };
+            Worked { cut: inner.hooks.run(moment, &notice, over).await, flushed: None }
+        })
+    }
+
+    /// The phase was over before its work: what of that did not end is named.
+    async fn cut(&mut self, Work { work, over }: Work) {
+        over.cancel();
+        tokio::select! {
+            biased;
+            Worked { cut, .. } = work => cut.into_iter().for_each(|name| self.report.cut(name)),
+            () = ready(()) => {}
         }
     }
 
@@ -291,44 +254,129 @@ impl Course {
 
     /// The time of *finish* is over: what is still at work is told to leave, and named.
     fn abort_runs(&mut self) {
-        for blocker in self.inner.blockers(usize::MAX) {
-            self.report.cut(blocker.label.to_string());
+        let inner = Arc::clone(&self.inner);
+        for flush in inner.debouncers.blockers(usize::MAX) {
+            self.name(flush.label.to_string());
         }
-        self.inner.runs.abort_all(AbortMode::All);
-        self.inner.lanes.cut_all();
+        self.cut_work();
+        for (kind, count) in inner.nameless().left() {
+            self.name(match count {
+                Count::Known(count) => format!("{count} {kind}"),
+                Count::Unknown => format!("? {kind}"),
+            });
+        }
     }
 
-    /// The last reply is out or its time is over: what is left is handed back, the gate closes.
-    async fn end(mut self) -> Drained {
-        let inner = &self.inner;
-        inner.gate.close();
-        let mut unfinished = inner.debouncers.take_unfinished().await;
-        unfinished.extend(inner.followups.take_unfinished());
-        unfinished.extend(inner.replies.take_unfinished());
-        let now = clock::now();
-        let mut plan = lock(&self.under_way.plan);
-        if unfinished.iter().any(|left| !left.is_empty()) {
-            plan.handle_event(now, Event::WorkCut);
+    fn cut_work(&mut self) {
+        let inner = Arc::clone(&self.inner);
+        for blocker in inner.at_work() {
+            self.name(blocker.label.to_string());
         }
+        for run in inner.runs.blockers(usize::MAX) {
+            let session = run.label.name.into_owned();
+            if !self.report.recover.contains(&session) {
+                self.report.recover.push(session);
+            }
+        }
+        inner.runs.abort_all(AbortMode::All);
+        inner.lanes.cut_all();
+    }
+
+    /// Names something as cut, once.
+    fn name(&mut self, what: String) {
+        if !self.report.cut.contains(&what) {
+            self.report.cut(what);
+        }
+    }
+
+    /// The last reply is out or its time is over: the gate closes, what is left is handed back or
+    /// named. None: the next iteration has begun meanwhile.
+    async fn end(mut self) -> Option<Drained> {
+        let inner = Arc::clone(&self.inner);
+        inner.gate.close();
+        inner.phase.send_replace(Some(Phase::Close));
+        // As it was left, before it is taken.
         let left = inner.counts();
+        let already = self.report.cut.len();
+        // What began while replies were delivered has nobody any more who waits for it.
+        if !inner.at_work().is_empty() {
+            self.cut_work();
+        }
+        let turns = inner.replies.blockers(usize::MAX);
+        let replies = inner.replies.take_unfinished();
+        for turn in turns.into_iter().map(|turn| turn.label) {
+            // One that has not said its last reply, and has none that could be handed back.
+            if !replies.iter().any(|left| left.owner == turn.kind && left.key == turn.name) {
+                self.name(turn.to_string());
+            }
+        }
+        let followups = inner.followups.take_unfinished();
+        let debounced = inner.debouncers.take_unfinished().await;
+        if self.under_way.is_left_behind() {
+            tracing::error!("the drain ended after the next iteration had begun: {}", self.report);
+            return None;
+        }
+        // A flush that was cut when its items were the callback's own.
+        for flush in debounced.iter().filter(|left| left.is_empty()) {
+            self.name(format!("debounce {} {}", flush.owner, flush.key));
+        }
+        let unfinished = debounced.into_iter().chain(followups).chain(replies);
+        let unfinished: Vec<_> = unfinished.filter(|left| !left.is_empty()).collect();
+        let now = clock::now();
+        if !unfinished.is_empty() || self.report.cut.len() > already {
+            lock(&self.under_way.plan).handle_event(now, Event::WorkCut);
+        }
         self.report.begin(now, Phase::Close, left);
         unfinished.into_iter().for_each(|left| self.report.hand_back(left));
-        inner.phase.send_replace(Some(Phase::Close));
-        let under_way = Arc::clone(&self.under_way);
-        drop(plan);
-        Drained { report: self.report, under_way }
+        let until = self.under_way.until();
+        let step =
+            progress(now, Phase::Close, &inner.counts(), &inner.blockers(MOST_BLOCKERS), until);
+        if let Some(step) = self.throttle.take(now, step) {
+            self.tell(&step);
+        }
+        Some(Drained { report: self.report, under_way: self.under_way, inner })
     }
 
     /// All is as before.
     async fn undo(&mut self) {
-        let inner = &self.inner;
+        let inner = Arc::clone(&self.inner);
         inner.gate.reopen();
         inner.followups.set_draining(false);
         inner.replies.set_deadline(None);
-        inner.phase.send_replace(None);
-        tracing::info!("the drain was called off");
-        let until = clock::now() + inner.options.budget.quiet;
-        inner.hooks.run(Moment::Resume, &self.notice(), until).await;
+        let now = clock::now();
+        self.report.end(now, self.under_way.leaving(), End::CalledOff, &inner.counts());
+        tracing::info!("{}", self.report);
+        // Another drain may have begun, and has told its first phase.
+        if let Some(current) = &*lock(&inner.current)
+            && Arc::ptr_eq(current, &self.under_way)
+        {
+            inner.phase.send_replace(None);
+        }
+        let under_way = Arc::clone(&self.under_way);
+        let over = async {
+            let mut limit = pin!(time::sleep(inner.options.budget.quiet));
+            // Or until the next drain, or the next iteration, has begun.
+            while inner.is_current(&under_way) {
+                tokio::select! {
+                    () = under_way.changed.notified() => {}
+                    () = &mut limit => return,
+                }
+            }
+        };
+        inner.hooks.run(Moment::Resume, &self.notice(), over).await;
+    }
+}
+
+impl Inner {
+    fn is_current(&self, under_way: &Arc<UnderWay>) -> bool {
+        lock(&self.current).as_ref().is_some_and(|current| Arc::ptr_eq(current, under_way))
+    }
+}
+
+async fn of(work: &mut Option<Work>) -> Worked {
+    match work {
+        Some(work) => work.work.as_mut().await,
+        None => pending().await,
     }
 }
 

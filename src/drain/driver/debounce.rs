@@ -2,7 +2,7 @@
 //!
 //! [`Debouncer`] is what a gateway holds; [`DebouncerRegistry`] knows all of them, for the drain.
 //! One task a debouncer sleeps until the machine of [`crate::drain::debounce`] wants to be woken;
-//! each flush is a task of its own. Both end with the debouncer.
+//! each flush that waits has a task of its own, see `flight`. All end with the debouncer.
 
 mod batch;
 mod builder;

@@ -1,16 +1,9 @@
 //! What a gateway wants to do at a moment of the drain, and what else is to be counted.
 #![allow(clippy::disallowed_methods)]
 
-use std::{
-    borrow::Cow,
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time};
+use tokio::task::JoinSet;
 
 use crate::drain::{
     counts::{Count, Counts},
@@ -94,9 +87,14 @@ impl Hooks {
         }
     }
 
-    /// All of a moment at once, until `until`; the names of those that failed or did not end.
-    /// Cancel-safe: who is cut off is dropped.
-    pub(super) async fn run(&self, moment: Moment, notice: &Notice, until: Instant) -> Vec<String> {
+    /// All of a moment at once, until `over` resolves; the names of those that failed or did not
+    /// end. Cancel-safe: who is cut off is dropped.
+    pub(super) async fn run(
+        &self,
+        moment: Moment,
+        notice: &Notice,
+        over: impl Future<Output = ()>,
+    ) -> Vec<String> {
         let wanted = lock(&self.of).iter().filter(|(at, ..)| *at == moment).cloned().collect();
         let wanted: Vec<(Moment, Cow<'static, str>, Hook)> = wanted;
         let mut running = JoinSet::new();
@@ -118,7 +116,11 @@ impl Hooks {
                 }
             }
         };
-        let _ = time::timeout_at(until.into(), all).await;
+        tokio::select! {
+            biased;
+            () = all => {}
+            () = over => {}
+        }
         let mut cut = cut.into_iter();
         left.retain(|_| cut.next().unwrap_or(false));
         left

@@ -37,6 +37,9 @@ mod tests;
 /// clones are dropped, unless it was cancelled, cleared or cut, and its ticket is told in any case.
 /// Commands in a paused lane end as [`LaneError::Cut`] when the last clone is dropped.
 ///
+/// A command that awaits the ticket of another in its own lane holds the slot for which that one
+/// waits: such work belongs in [`Lane::NESTED`].
+///
 /// ```
 /// use lockkeeper::{drain::{driver::lane::CommandLanes, gate::Gate}, sys::clock};
 ///

@@ -3,11 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::protocol::notify::DrainProgress;
+use crate::{protocol::notify::DrainProgress, sys::notify_parent::NotifyParent};
 
 /// At most one report in this time, but for a change of phase: ten thousand guards that drop must
 /// not become ten thousand datagrams.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How much more time a service manager is asked for with each step that gets on.
+const EXTENSION: Duration = Duration::from_secs(30);
 
 /// A step of a drain.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -17,6 +20,19 @@ pub struct Progress {
     /// Whether that is further than at the last report. Only this earns a drain more time from a
     /// service manager.
     pub is_further: bool,
+}
+
+impl Progress {
+    pub(super) fn tell(&self, parent: &NotifyParent) {
+        parent.drain(&self.now);
+        let left = self.now.total_left();
+        let first = self.now.blockers.first();
+        let waits = first.map(|name| format!(", waits for {name}")).unwrap_or_default();
+        parent.status(&format!("draining: {}, {left} left{waits}", self.now.phase));
+        if self.is_further {
+            parent.extend_timeout(EXTENSION);
+        }
+    }
 }
 
 /// Decides which steps are told.

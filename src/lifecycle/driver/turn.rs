@@ -15,7 +15,7 @@ use super::{Closing, Exit, HANDLED, Life, Options, RunError, Server};
 use crate::{
     drain::{
         counts::Count,
-        driver::{Begun, CalledOff, Drain, Drained, Notice, Progress},
+        driver::{Begun, CalledOff, Drain, Drained, Notice},
         gate::Fence,
         outcome::{Failure, Outcome, caught},
         plan::Leaving,
@@ -41,8 +41,6 @@ use crate::{
     },
 };
 
-/// How much more time a service manager is asked for with each step of a drain that gets on.
-const EXTENSION: Duration = Duration::from_secs(30);
 /// How long after its time a process that has not ended is ended.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -134,10 +132,7 @@ impl<S: Server + 'static> Loop<S> {
 
         let drain = Drain::new(options.drain);
         let notify = Arc::new(NotifyParent::from_env());
-        drain.on_progress({
-            let notify = Arc::clone(&notify);
-            move |step| tell_progress(&notify, step)
-        });
+        drain.tell_parent(Arc::clone(&notify));
         let work = {
             let drain = drain.clone();
             move || match drain.counts().total() {
@@ -310,7 +305,7 @@ impl<S: Server + 'static> Loop<S> {
                     tracing::error!("the gateway did not close: {error}");
                 }
                 if let Some(drained) = closing.drained {
-                    tracing::info!("{}", drained.closed());
+                    drained.closed();
                 }
                 self.tell(Event::Closed { iteration });
             }
@@ -495,17 +490,6 @@ impl<S: Server + 'static> Loop<S> {
         if let Some(last_resort) = &self.last_resort {
             last_resort.call_off();
         }
-    }
-}
-
-fn tell_progress(notify: &NotifyParent, step: &Progress) {
-    notify.drain(&step.now);
-    let left = step.now.total_left();
-    let first = step.now.blockers.first();
-    let waits = first.map(|name| format!(", waits for {name}")).unwrap_or_default();
-    notify.status(&format!("draining: {}, {left} left{waits}", step.now.phase));
-    if step.is_further {
-        notify.extend_timeout(EXTENSION);
     }
 }
 

@@ -15,7 +15,8 @@ use crate::drain::{
 /// Items of one key, in order; never empty.
 ///
 /// Dropped unfinished, because the callback failed, panicked or was cut, its items are handed back.
-/// [`Self::into_items`] makes them the callback's own: they are not handed back any more.
+/// [`Self::into_items`] makes them the callback's own: they are not handed back any more. Nor are
+/// those of a batch that outlives its flush, as in a task that the callback has begun.
 pub struct Batch<T> {
     items: Vec<T>,
     pass: Pass,

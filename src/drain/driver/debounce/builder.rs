@@ -1,6 +1,9 @@
 //! How a debouncer is set up.
 
-use std::sync::{Arc, Weak};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use super::{
     Batch, Debouncer, FlushError, Key,
@@ -88,5 +91,11 @@ impl<K: Key, T: Send + 'static> Builder<K, T> {
             registry.register(weak);
         }
         Debouncer::of(core)
+    }
+}
+
+impl<K, T> fmt::Debug for Builder<K, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("name", &self.name).finish_non_exhaustive()
     }
 }

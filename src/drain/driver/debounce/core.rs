@@ -12,13 +12,13 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Batch, FlushError, Key, NotTaken, PushError, flight};
+use super::{Batch, FlushError, Key, NotTaken, PushError, flight::Carrier};
 use crate::drain::{
     debounce::{Buffers, Flush, FlushId, Limits, Way, Window},
     gate::{Gate, GateState, Refused},
     label::{Blocker, Label},
     outcome::Failure,
-    sync::{Mutex, lock},
+    sync::{Mutex, MutexGuard, lock},
     unfinished::Unfinished,
 };
 
@@ -41,6 +41,8 @@ pub(super) struct Core<K: Key, T: Send + 'static> {
     pub(super) callback: Callback<K, T>,
     pub(super) runtime: Handle,
     settings: Settings<K, T>,
+    /// How many carriers there may be.
+    most_carriers: usize,
     /// Wakes the timer's task: something is due earlier, or the core is gone.
     wake: Arc<Notify>,
     state: Mutex<State<K, T>>,
@@ -48,8 +50,8 @@ pub(super) struct Core<K: Key, T: Send + 'static> {
 
 struct State<K, T> {
     buffers: Buffers<K, T>,
-    /// Flushes that run, the oldest first.
-    flights: BTreeMap<FlushId, Running<K>>,
+    /// Flushes that run, the oldest first, and since when.
+    flights: BTreeMap<FlushId, Instant>,
     /// What failed and nobody wanted, in the order in which it failed.
     kept: Vec<(Option<K>, Vec<T>)>,
     /// Items in `kept`.
@@ -60,17 +62,12 @@ struct State<K, T> {
     hurries: usize,
     /// How many `take_unfinished` wait: no flush begins.
     takers: usize,
-    /// Whether somebody is at work in `begin_all`.
-    is_launching: bool,
+    /// How many carriers look for the next flush.
+    carriers: usize,
     /// Cuts the flushes that run.
     cut: CancellationToken,
     /// Of the flushes that ever began.
     totals: Totals,
-}
-
-struct Running<K> {
-    key: Option<K>,
-    since: Instant,
 }
 
 /// What was ever flushed.
@@ -95,12 +92,14 @@ impl<K: Key, T: Send + 'static> Core<K, T> {
             sleeps_until: None,
             hurries: 0,
             takers: 0,
-            is_launching: false,
+            carriers: 0,
             cut: CancellationToken::new(),
             totals: Totals { buffers: 0, items: 0 },
         });
         let (runtime, wake) = (Handle::current(), Arc::default());
-        let core = Arc::new(Self { gate, name, callback, runtime, settings, wake, state });
+        let most_carriers = runtime.metrics().num_workers().max(1);
+        let core = Self { gate, name, callback, runtime, settings, most_carriers, wake, state };
+        let core = Arc::new(core);
         core.runtime.spawn(keep_time(Arc::downgrade(&core), Arc::clone(&core.wake)));
         core
     }
@@ -127,14 +126,10 @@ impl<K: Key, T: Send + 'static> Core<K, T> {
         }
         let pushed = state.buffers.push(now, key, item, way);
         pushed.map_err(|item| PushError { item, why: NotTaken::Full })?;
-        let (is_ready, wake) = (state.buffers.is_ready(), state.is_due_earlier());
-        drop(state);
-        if wake {
+        if state.is_due_earlier() {
             self.wake.notify_one();
         }
-        if is_ready {
-            self.begin_all();
-        }
+        self.begin_ready(state);
         Ok(())
     }
 
@@ -146,8 +141,9 @@ impl<K: Key, T: Send + 'static> Core<K, T> {
 
     /// Makes all that is held fly.
     pub(super) fn fire_all(self: &Arc<Self>) {
-        lock(&self.state).buffers.flush_all();
-        self.begin_all();
+        let mut state = lock(&self.state);
+        state.buffers.flush_all();
+        self.begin_ready(state);
     }
 
     /// From now on until [`Self::end_hurry`] nothing is held for a window.
@@ -174,7 +170,8 @@ impl<K: Key, T: Send + 'static> Core<K, T> {
             Blocker { label: Label::from(("debounce", name)), since }
         };
         let state = lock(&self.state);
-        let flights = state.flights.values().map(|run| blocker(run.key.as_ref(), run.since));
+        let flights = state.flights.iter();
+        let flights = flights.map(|(id, since)| blocker(state.buffers.key_of(*id), *since));
         let held = state.buffers.holding().map(|(key, since)| blocker(key, since));
         flights.chain(held).take(most).collect()
     }
@@ -200,9 +197,9 @@ impl<K: Key, T: Send + 'static> Core<K, T> {
         let state = &mut *guard;
         state.kept.drain(..).for_each(|(key, items)| all.add(key, items));
         state.kept_items = 0;
-        for (id, run) in std::mem::take(&mut state.flights) {
+        for (id, _) in std::mem::take(&mut state.flights) {
+            all.add(state.buffers.key_of(id).cloned(), Vec::new());
             state.buffers.landed(id);
-            all.add(run.key, Vec::new());
         }
         state.buffers.cancel_all().into_iter().for_each(|(key, items)| all.add(key, items));
         drop(guard);
@@ -214,8 +211,9 @@ impl<K: Key, T: Send + 'static> Core<K, T> {
     }
 
     pub(super) fn end_taking(self: &Arc<Self>) {
-        lock(&self.state).takers -= 1;
-        self.begin_all();
+        let mut state = lock(&self.state);
+        state.takers -= 1;
+        self.begin_ready(state);
     }
 
     /// A flush is over.
@@ -234,32 +232,61 @@ impl<K: Key, T: Send + 'static> Core<K, T> {
         let mut state = lock(&self.state);
         state.flights.remove(&id);
         state.buffers.landed(id);
-        drop(state);
-        self.begin_all();
+        self.begin_ready(state);
         self.gate.pulse().beat();
     }
 
-    fn way_of(&self, item: &T) -> Way {
-        if !(self.settings.should_debounce)(item) {
-            return Way::Alone;
+    /// The next flush for a carrier, and what cuts it. With `None` that is counted no more.
+    pub(super) fn next_flush(self: &Arc<Self>) -> Option<(Flush<K, T>, CancellationToken)> {
+        let now = self.gate.now();
+        let mut state = lock(&self.state);
+        let next = loop {
+            match catch_unwind(AssertUnwindSafe(|| state.begin(&self.gate, now))) {
+                Ok(next) => break next,
+                Err(_) => {
+                    let debouncer = self.name.as_str();
+                    tracing::error!(debouncer, "a key panicked; what it holds waits for more");
+                }
+            }
+        };
+        if next.is_none() {
+            state.carriers -= 1;
+            return None;
         }
-        Way::Collected((self.settings.window_of)(item).unwrap_or(self.settings.window))
+        self.begin_ready(state);
+        next
     }
 
-    /// Begins what is ready. One at a time does it, for all who call it meanwhile: a flush that
-    /// lands as it is launched, because the runtime is gone, calls it from within.
-    fn begin_all(self: &Arc<Self>) {
+    /// A carrier has something else to do: another takes its place.
+    pub(super) fn relieve(self: &Arc<Self>) {
         let mut state = lock(&self.state);
-        if std::mem::replace(&mut state.is_launching, true) {
-            return;
-        }
-        let now = self.gate.now();
-        while let Some((flush, cut)) = state.begin(&self.gate, now) {
+        state.carriers -= 1;
+        self.begin_ready(state);
+    }
+
+    /// Sees to it that what is ready begins.
+    fn begin_ready(self: &Arc<Self>, mut state: MutexGuard<'_, State<K, T>>) {
+        if state.carriers < self.most_carriers && state.may_begin(&self.gate) {
+            state.carriers += 1;
             drop(state);
-            flight::launch(self, flush, cut);
-            state = lock(&self.state);
+            Carrier::begin(self);
         }
-        state.is_launching = false;
+    }
+
+    /// If a closure of the settings panics, it is as if there were none.
+    fn way_of(&self, item: &T) -> Way {
+        let Settings { window, window_of, should_debounce, .. } = &self.settings;
+        let way = catch_unwind(AssertUnwindSafe(|| {
+            should_debounce(item).then(|| window_of(item).unwrap_or(*window))
+        }));
+        match way {
+            Ok(window) => window.map_or(Way::Alone, Way::Collected),
+            Err(_) => {
+                let debouncer = self.name.as_str();
+                tracing::error!(debouncer, "should_debounce or window_of panicked");
+                Way::Collected(*window)
+            }
+        }
     }
 
     fn failed(&self, key: Option<K>, items: Vec<T>, failure: Failure) {
@@ -291,26 +318,31 @@ impl<K: Key, T: Send + 'static> Core<K, T> {
         let now = self.gate.now();
         // A clock that stands still must not make a timer that rings for ever.
         let now = slept_until.map_or(now, |at| now.max(at));
-        lock(&self.state).buffers.handle_timeout(now);
-        self.begin_all();
         let mut state = lock(&self.state);
-        state.sleeps_until = state.buffers.poll_timeout();
-        state.sleeps_until
+        state.buffers.handle_timeout(now);
+        let next = state.buffers.poll_timeout();
+        state.sleeps_until = next;
+        self.begin_ready(state);
+        next
     }
 }
 
 impl<K: Key, T> State<K, T> {
     /// The next flush, and what cuts it.
     fn begin(&mut self, gate: &Gate, now: Instant) -> Option<(Flush<K, T>, CancellationToken)> {
-        // Behind a closed gate nothing begins: what is held waits for whoever takes it.
-        if self.takers > 0 || gate.state() == GateState::Closed {
+        if !self.may_begin(gate) {
             return None;
         }
         let flush = self.buffers.poll_action()?;
-        self.flights.insert(flush.id, Running { key: flush.key.clone(), since: now });
+        self.flights.insert(flush.id, now);
         self.totals.buffers += 1;
         self.totals.items += flush.items.len() as u64;
         Some((flush, self.cut.clone()))
+    }
+
+    /// Behind a closed gate nothing begins: what is held waits for whoever takes it.
+    fn may_begin(&self, gate: &Gate) -> bool {
+        self.buffers.is_ready() && self.takers == 0 && gate.state() != GateState::Closed
     }
 
     /// Whether the timer's task sleeps too long.

@@ -393,6 +393,7 @@ async fn take_unfinished_that_is_dropped_loses_nothing() {
     let inbox = stuck(Debouncer::builder(&gate(), "inbox", Window::off()));
     inbox.push("ada", 1).await.unwrap();
     inbox.push("ada", 2).await.unwrap();
+    tokio::task::yield_now().await;
     tokio::select! {
         biased;
         _ = inbox.take_unfinished() => panic!("the flush has not landed yet"),
@@ -400,6 +401,87 @@ async fn take_unfinished_that_is_dropped_loses_nothing() {
     }
     let mut left = inbox.take_unfinished().await;
     assert_eq!(left.remove(0).take::<u32>(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closure_that_panics_loses_no_item() {
+    let builder = Debouncer::builder(&gate(), "inbox", WINDOW)
+        .should_debounce(|item| *item != 1 || panic!("in should_debounce"))
+        .window_of(|item| if *item == 2 { panic!("in window_of") } else { None });
+    let (inbox, mut told) = telling(builder);
+    for item in 1..=3 {
+        inbox.push("ada", item).await.unwrap();
+    }
+    let start = clock::now();
+    assert_eq!(told.recv().await, Some((Some("ada"), vec![1, 2, 3])));
+    assert_eq!(clock::now() - start, Duration::from_secs(1), "the default window");
+}
+
+/// A key of which so many clones of clones can be made.
+#[derive(Debug)]
+struct Fragile(&'static str, u32);
+
+impl Clone for Fragile {
+    fn clone(&self) -> Self {
+        Self(self.0, self.1.checked_sub(1).expect("no clone is left"))
+    }
+}
+
+impl PartialEq for Fragile {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Fragile {}
+
+impl Hash for Fragile {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_clone_panics_loses_no_item_and_holds_up_no_other_key() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let (failed, mut failures) = mpsc::unbounded_channel();
+    let inbox = Debouncer::builder(&gate(), "inbox", WINDOW)
+        .on_error(move |error: FlushError<Fragile, u32>| drop(failed.send(error.items)))
+        .start(move |key, batch: Batch<u32>| {
+            tell.send((key.map(|Fragile(name, _)| name), batch.into_items())).ok();
+            async {}
+        });
+    inbox.try_push(Fragile("none", 0), 1).unwrap();
+    inbox.try_push(Fragile("one", 1), 2).unwrap();
+    inbox.try_push(Fragile("two", 2), 3).unwrap();
+    assert_eq!(told.recv().await, Some((Some("two"), vec![3])));
+    assert_eq!(failures.recv().await, Some(vec![2]));
+    assert_eq!(inbox.count(), 1);
+    assert_eq!(inbox.cancel(&Fragile("none", 0)), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callbacks_that_wait_wait_at_the_same_time_and_those_that_do_not_need_no_task_each() {
+    let barrier = Arc::new(tokio::sync::Barrier::new(100));
+    let inbox = Debouncer::builder(&gate(), "inbox", WINDOW).start({
+        move |key: Option<u32>, _: Batch<u32>| {
+            let barrier = Arc::clone(&barrier);
+            async move {
+                if key.is_some_and(|key| key % 10 == 0) {
+                    barrier.wait().await;
+                }
+            }
+        }
+    });
+    let metrics = tokio::runtime::Handle::current().metrics();
+    for key in 0..1_000 {
+        inbox.try_push(key, key).unwrap();
+    }
+    let flushed = tokio::join!(inbox.flush_all(after(5)), async {
+        tokio::task::yield_now().await;
+        assert!(metrics.num_alive_tasks() < 110, "{}", metrics.num_alive_tasks());
+    });
+    assert_eq!(flushed.0, FlushReport { buffers: 1_000, items: 1_000, left: 0 });
 }
 
 #[tokio::test]

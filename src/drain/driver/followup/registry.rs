@@ -71,6 +71,8 @@ impl FollowupRegistry {
         if is_draining {
             queues.set_draining(true);
         }
+        // A `drain_all` that waits looks at it, too.
+        self.gate.pulse().beat();
     }
 
     /// The sum of [`FollowupQueues::count`].
@@ -189,8 +191,15 @@ pub(super) async fn drain(
     queues: impl Fn() -> Vec<Weak<dyn AnyQueues>>,
 ) -> DrainedFollowups {
     let live = || queues().into_iter().filter_map(|queues| queues.upgrade());
-    let _draining: Vec<_> = queues().into_iter().map(Draining::begin).collect();
-    let empty = gate.pulse().until(|| live().all(|queues| queues.count() == 0));
+    let mut draining: Vec<Draining> = Vec::new();
+    let empty = gate.pulse().until(|| {
+        for queues in queues() {
+            if !draining.iter().any(|known| known.0.ptr_eq(&queues)) {
+                draining.push(Draining::begin(queues));
+            }
+        }
+        live().all(|queues| queues.count() == 0)
+    });
     select! {
         biased;
         () = empty => return DrainedFollowups { drained: true, ..Default::default() },

@@ -1,6 +1,7 @@
 //! One command: what its work holds, and what its owner holds.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{Arc, Mutex, OnceLock, Weak},
     task::{Context, Poll, Waker},
@@ -175,6 +176,18 @@ impl<R> Ticket<R> {
         let Some(lanes) = self.shared.common.lanes.upgrade() else { return false };
         let work = lanes.change(|machine, _| machine.cancel(self.id));
         work.map(|work| work.end(LaneError::Cancelled)).is_some()
+    }
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Task({})", self.label())
+    }
+}
+
+impl<R> fmt::Debug for Ticket<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ticket({})", self.shared.common.label)
     }
 }
 

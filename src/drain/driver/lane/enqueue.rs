@@ -1,6 +1,6 @@
 //! How a command is asked for.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{CommandLanes, Task, Ticket, command};
 use crate::drain::{
@@ -69,5 +69,11 @@ impl<'a> Enqueue<'a> {
         let Self { lanes, label, terms, parent } = self;
         let (work, ticket) = command::make(Arc::downgrade(&lanes.inner), label, work);
         lanes.inner.accept(parent, terms, work).map(ticket)
+    }
+}
+
+impl fmt::Debug for Enqueue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Enqueue({} in {})", self.label, self.terms.lane)
     }
 }

@@ -193,3 +193,31 @@ async fn deadlines_that_are_over_or_out_of_reach_are_taken_as_they_are() {
 async fn futures_poll<F: Future>(mut future: Pin<&mut F>) -> bool {
     std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_pending())).await
 }
+
+#[tokio::test(start_paused = true)]
+async fn queues_that_come_while_a_registry_drains_have_no_debounce_either() {
+    let mut early = Rig::new();
+    let registry = FollowupRegistry::new(&early.gate);
+    registry.add(&early.queues);
+    early.queued("ada", 1);
+    let (waiting, deadline) = (registry.clone(), early.after(60 * SECOND));
+    let drain = tokio::spawn(async move { waiting.drain_all(deadline).await });
+    let (_, answer) = early.turn().await;
+
+    let began = early.gate.now();
+    let (tell, mut told) = unbounded_channel();
+    let callback = move |turn: Turn<u32>| {
+        tell.send(payloads(&turn.items)).ok();
+        async {}
+    };
+    let late = FollowupQueues::new(&early.gate, "late", Policy::default(), (), callback);
+    registry.add(&late);
+    let Arrived::RunNow { lease, .. } = late.arrive("eve", item(1), &Layers::default()) else {
+        panic!("nothing is active")
+    };
+    late.arrive("eve", item(2), &Layers::default());
+    drop(lease);
+    assert_eq!((told.recv().await, early.gate.now()), (Some(vec![2]), began));
+    answer.send(Ok(())).unwrap();
+    assert!(drain.await.unwrap().drained);
+}
