@@ -14,7 +14,7 @@
 
 use std::{env, io, process, process::ExitCode, sync::Arc, time::Duration};
 
-use lockkeeper::drain::{Drain, outcome::Outcome, reply::Kind, reply::SendError, run::Run};
+use lockkeeper::drain::{Drain, reply::Kind, reply::SendError, run::Run};
 use lockkeeper::lifecycle::{self, Closing, Life, Server};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, tcp::OwnedWriteHalf};
@@ -39,10 +39,11 @@ struct Echo {
 }
 
 impl Server for Echo {
-    fn close(self, _: &mut Closing) -> impl Future<Output: Outcome> {
+    type Closed = ();
+
+    async fn close(self, _: &mut Closing) {
         // Its listener is closed, and of the sessions none is left: the drain has waited for them.
         self.accepting.abort();
-        async {}
     }
 
     async fn ended(&mut self) {

@@ -125,6 +125,8 @@ pub struct Slots<T> {
     deadlines: BTreeSet<(Instant, CommandId)>,
     /// Counts resets.
     iteration: u32,
+    /// Whether nothing begins: see [`Self::cut_active`].
+    is_held: bool,
     actions: VecDeque<Action<T>>,
 }
 
@@ -140,6 +142,7 @@ impl<T> Slots<T> {
             untold: None,
             deadlines: BTreeSet::new(),
             iteration: 1,
+            is_held: false,
             actions: VecDeque::new(),
         }
     }
@@ -154,7 +157,7 @@ impl<T> Slots<T> {
         let key = self.rooms.open(&terms.lane);
         let id = self.seats.sit(Seat::new(now, self.iteration, key, &terms, item));
         let room = &mut self.rooms[key];
-        if room.has_free_slot() {
+        if !self.is_held && room.has_free_slot() {
             self.begin(now, id.place);
         } else {
             let queue = &mut room.queues[terms.priority as usize];
@@ -217,8 +220,21 @@ impl<T> Slots<T> {
     pub fn reset(&mut self, now: Instant) -> Vec<T> {
         self.iteration = self.iteration.wrapping_add(1);
         let released = self.vacate_all();
-        self.rooms.keys().into_iter().for_each(|room| self.pump(now, room));
+        self.resume(now);
         released
+    }
+
+    /// Ends what is active, and gives it back in the order of acceptance. What is queued stays, and
+    /// nothing begins until [`Self::resume`] or [`Self::reset`].
+    pub fn cut_active(&mut self) -> Vec<T> {
+        self.is_held = true;
+        self.vacate_all()
+    }
+
+    /// What is queued may begin again.
+    pub fn resume(&mut self, now: Instant) {
+        self.is_held = false;
+        self.rooms.keys().into_iter().for_each(|room| self.pump(now, room));
     }
 
     /// Ends everything. Gives back first what was active, then what was queued, each in the order
@@ -354,7 +370,7 @@ impl<T> Slots<T> {
 
     /// Gives free slots of a lane to those that wait in it.
     fn pump(&mut self, now: Instant, key: RoomKey) {
-        while self.rooms[key].has_free_slot() {
+        while !self.is_held && self.rooms[key].has_free_slot() {
             let Some(place) = self.rooms[key].next() else { break };
             self.dequeue(place);
             self.begin(now, place);

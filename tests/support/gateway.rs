@@ -54,7 +54,6 @@ use lockkeeper::{
     drain::{
         gate::WorkGuard,
         label::Label,
-        outcome::Outcome,
         plan::{Budget, Leaving},
     },
     lifecycle::{
@@ -120,8 +119,10 @@ async fn start(gateway: Arc<Gateway>, life: Life) -> Result<Serving, String> {
 struct Serving(Arc<Gateway>);
 
 impl Server for Serving {
-    fn close(self, closing: &mut Closing) -> impl Future<Output: Outcome> {
-        close(self.0, closing.notice.text)
+    type Closed = Result<(), &'static str>;
+
+    async fn close(self, closing: &mut Closing) -> Self::Closed {
+        close(self.0, closing.notice.text).await
     }
 
     async fn ended(&mut self) {

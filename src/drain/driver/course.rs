@@ -20,7 +20,7 @@ use super::{
 use crate::{
     drain::{
         counts::Count,
-        plan::{Action, Event, Phase, State},
+        plan::{Action, Event, Leaving, Phase, State},
         report::{DrainReport, End, progress},
         run::AbortMode,
         sync::lock,
@@ -279,7 +279,11 @@ impl Course {
             }
         }
         inner.runs.abort_all(AbortMode::All);
-        inner.lanes.cut_all();
+        match self.under_way.leaving() {
+            // Whether the process stays is not known here: what waits is for the next iteration.
+            Leaving::Restart => drop(inner.lanes.cut_active()),
+            Leaving::Stop => drop(inner.lanes.cut_all()),
+        }
     }
 
     /// Names something as cut, once.
@@ -341,6 +345,7 @@ impl Course {
     async fn undo(&mut self) {
         let inner = Arc::clone(&self.inner);
         inner.gate.reopen();
+        inner.lanes.resume();
         inner.followups.set_draining(false);
         inner.replies.set_deadline(None);
         let now = clock::now();

@@ -221,7 +221,19 @@ impl CommandLanes {
         }
     }
 
-    /// The end of a drain: whatever waits is dropped, whatever runs gets its abort signal, is polled
+    /// A drain's time is over: as [`Self::cut_all`] for what runs. What waits stays, and does not
+    /// begin before [`Self::resume`] or, in the next iteration, [`Self::reset_all`].
+    pub fn cut_active(&self) -> Vec<Label> {
+        let active = self.inner.cut_active();
+        active.iter().map(|work| work.common().label.clone()).collect()
+    }
+
+    /// What waits may begin again: the drain was called off.
+    pub fn resume(&self) {
+        self.inner.change(|machine, now| machine.resume(now));
+    }
+
+    /// The end of a gateway: whatever waits is dropped, whatever runs gets its abort signal, is polled
     /// at most once more and dropped; all tickets are told [`LaneError::Cut`]. Also ends what had
     /// lost its slot before. Work that never yields cannot be ended; it is named and counts no more.
     pub fn cut_all(&self) -> LaneCut {

@@ -1,6 +1,6 @@
 //! What the run loop and a gateway give each other.
 
-use std::{future::Future, time::Instant};
+use std::{future::Future, sync::Arc, time::Instant};
 
 use tokio::sync::mpsc;
 
@@ -12,6 +12,7 @@ use crate::{
     },
     lifecycle::respawn::Respawn,
     restart::driver::Restarts,
+    sys::notify_parent::NotifyParent,
 };
 
 /// One life inside the process, from its start to its close: what a gateway is built with.
@@ -22,6 +23,7 @@ pub struct Life {
     pub(super) iteration: u64,
     pub(super) generation: Option<u64>,
     pub(super) respawn: Respawn,
+    pub(super) notify: Arc<NotifyParent>,
     pub(super) stop: mpsc::UnboundedSender<()>,
 }
 
@@ -38,6 +40,12 @@ impl Life {
     /// Where restarts are asked for.
     pub fn restarts(&self) -> &Restarts {
         &self.restarts
+    }
+
+    /// Whoever is above us: to say a `STATUS` of one's own. The run loop says `READY=1`, the
+    /// heartbeat and the drain by itself.
+    pub fn notify(&self) -> &NotifyParent {
+        &self.notify
     }
 
     /// Asks the run loop to stop the gateway. Said again it means no more.
@@ -64,9 +72,12 @@ impl Life {
 
 /// A gateway that serves. A closure that takes a [`Closing`] is one.
 pub trait Server {
+    /// What closing gives: nothing, or a `Result` whose error is logged.
+    type Closed: Outcome;
+
     /// Closes listeners, connections, files: all is drained, nothing new comes in. It has until
     /// `closing.until`; if it takes longer the process exits without it.
-    fn close(self, closing: &mut Closing) -> impl Future<Output: Outcome>;
+    fn close(self, closing: &mut Closing) -> impl Future<Output = Self::Closed>;
 
     /// Resolves if the gateway ends by itself. Then what it holds is drained, it is closed, and the
     /// process exits with 1. By default never. Asked only while it serves, not while it leaves. Has
@@ -81,7 +92,9 @@ where
     F: AsyncFnOnce(&mut Closing) -> O,
     O: Outcome,
 {
-    fn close(self, closing: &mut Closing) -> impl Future<Output: Outcome> {
+    type Closed = O;
+
+    fn close(self, closing: &mut Closing) -> impl Future<Output = O> {
         self(closing)
     }
 }

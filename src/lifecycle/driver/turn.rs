@@ -21,7 +21,7 @@ use crate::{
         plan::Leaving,
     },
     lifecycle::{
-        respawn::Respawn,
+        respawn::{Respawn, RespawnMode},
         run_loop::{
             self, Action, Asker, Event, Goal, Haste, LockHolder, Restart, RunLoop, RunPolicy, State,
         },
@@ -414,10 +414,17 @@ impl<S: Server + 'static> Loop<S> {
         let drained = self.drained.take();
         let end = self.machine.poll_timeout();
         let until = drained.as_ref().map(Drained::until).or(end).unwrap_or_else(clock::now);
-        let leaving = match self.machine.state() {
-            State::Closing(Goal::Restart(_)) => Leaving::Restart,
-            _ => Leaving::Stop,
+        let (leaving, stays) = match self.machine.state() {
+            State::Closing(Goal::Restart(restart)) => {
+                let is_disabled = self.respawn.mode == RespawnMode::Disabled;
+                (Leaving::Restart, is_disabled || restart == Restart::InProcess)
+            }
+            _ => (Leaving::Stop, false),
         };
+        if !stays {
+            // Commands that wait have no next iteration: whoever waits for them is told.
+            self.drain.lanes().cut_all();
+        }
         let notice = Notice::of(leaving, self.drain.restart_expected());
         let mut closing = Closing { notice, until, drained };
         let server = self.server.take();
@@ -470,6 +477,7 @@ impl<S: Server + 'static> Loop<S> {
             iteration,
             generation: self.options.generation,
             respawn: self.respawn,
+            notify: Arc::clone(&self.notify),
             stop: self.stop.0.clone(),
         }
     }

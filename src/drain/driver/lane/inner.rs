@@ -187,8 +187,20 @@ impl Inner {
 
     /// Gives back what was active and what was queued.
     pub(super) fn cut_all(&self) -> (Vec<Work>, Vec<Work>) {
+        self.cut(Slots::cut_all)
+    }
+
+    /// Gives back what was active; what is queued is held.
+    pub(super) fn cut_active(&self) -> Vec<Work> {
+        self.cut(|slots| (slots.cut_active(), Vec::new())).0
+    }
+
+    fn cut(
+        &self,
+        cut: impl FnOnce(&mut Slots<Work>) -> (Vec<Work>, Vec<Work>),
+    ) -> (Vec<Work>, Vec<Work>) {
         let mut state = self.state();
-        let (active, queued) = state.slots.cut_all();
+        let (active, queued) = cut(&mut state.slots);
         let cut = std::mem::take(&mut state.cut);
         drop(state);
         active.iter().for_each(|work| work.common().abort());

@@ -271,12 +271,16 @@ async fn lanes_are_reset_after_an_in_process_restart_with_elevated_counts() {
     assert!(drain.counts().is_idle(), "{}", drain.counts());
     // And after one that has cut them.
     let stuck = drain.lanes().enqueue("main", ("turn", "ada"), |_| pending::<()>()).unwrap();
+    let kept = drain.lanes().enqueue("main", ("turn", "fay"), |_| ready(8)).unwrap();
     let guard = drain.gate().admit("request").unwrap();
     let (run, message) = (drain.runs().register("eve"), drain.intake().begin("telegram").unwrap());
     let report = drained(&drain, Leaving::Restart).await.closed();
     assert_eq!(stuck.await, Err(LaneError::Cut));
     assert_eq!(report.exit_code(), Some(1));
+    assert!(report.cut.contains(&"turn fay".to_owned()), "{:?}", report.cut);
+    assert_eq!((drain.lanes().active(), drain.lanes().queued()), (0, 1), "it waits");
     drain.next_iteration();
+    assert_eq!(kept.await, Ok(8));
     assert!(drain.counts().is_idle(), "{}", drain.counts());
     drop((guard, run, message));
     assert!(drain.counts().is_idle(), "{}", drain.counts());
