@@ -67,7 +67,7 @@ pub enum RunError {
 /// may be a closure. An error is logged. A process that has not ended when its time is over is
 /// ended, whatever it does then.
 ///
-/// For all else see [`run_loop`].
+/// For all else see [`run_loop`]. Cancel: as there.
 ///
 /// ```no_run
 /// use std::{io, process::ExitCode};
@@ -98,7 +98,7 @@ where
     run_with(Options::from_env(), start).await
 }
 
-/// As [`run`], with options.
+/// As [`run`], with options. Cancel: as [`run_loop`].
 pub async fn run_with<S, E, Fut>(options: Options, start: impl FnMut(Life) -> Fut) -> ExitCode
 where
     S: Server + 'static,

@@ -110,7 +110,7 @@ impl DebouncerRegistry {
         blockers
     }
 
-    /// As [`super::Debouncer::take_unfinished`], of all at once.
+    /// As [`super::Debouncer::take_unfinished`], of all at once; cancel-safe as it is.
     pub async fn take_unfinished(&self) -> Vec<Unfinished> {
         take_unfinished(&self.gate, self.list.live()).await
     }
