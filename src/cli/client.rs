@@ -122,7 +122,8 @@ pub(super) fn phase_line(phase: &Phase) -> String {
         }
         Phase::Progress(drain) => {
             let blockers = drain.blockers.join(", ");
-            format!("  {:<9} {} left  {blockers}\n", drain.phase, drain.total_left())
+            let line = format!("  {:<9} {} left  {blockers}", drain.phase, drain.total_left());
+            format!("{}\n", line.trim_end())
         }
         Phase::Ending => "  end       out of time: it is ended by force\n".to_owned(),
         Phase::Gone { exit } => format!("  gone      {}\n", human::exit(*exit)),
