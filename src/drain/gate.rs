@@ -207,6 +207,7 @@ impl Gate {
     }
 
     /// The time by the clock that it was given.
+    #[inline]
     pub fn now(&self) -> Instant {
         (self.inner.clock)()
     }
@@ -222,6 +223,7 @@ impl Gate {
     /// # Errors
     ///
     /// The gate is not open.
+    #[inline]
     pub fn admit(&self, label: impl Into<Label>) -> Result<WorkGuard, Refused> {
         self.inner.begin(Word::admits_new).map(|guard| guard.named(label.into()))
     }
@@ -392,6 +394,7 @@ impl Pass {
     /// # Errors
     ///
     /// The gate is closed, or in another iteration.
+    #[inline]
     pub fn admit(&self, label: impl Into<Label>) -> Result<WorkGuard, Refused> {
         let guard = self.inner.begin(|word| word.admits_of(self.iteration))?;
         Ok(guard.named(label.into()))

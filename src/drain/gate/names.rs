@@ -62,6 +62,7 @@ impl Names {
     }
 
     /// Forgets the name at a place, which is its noter's no more.
+    #[inline]
     pub(super) fn forget(&self, place: Place) {
         let mut slots = lock(&self.shards[place.shard()].0);
         let named = slots.of[place.slot() as usize].take();
@@ -107,20 +108,24 @@ impl Slots {
 }
 
 impl Place {
+    #[inline]
     fn new(shard: u32, slot: u32) -> Self {
         Self(NonZeroU32::MIN.saturating_add(slot * SHARDS + shard))
     }
 
+    #[inline]
     fn shard(self) -> usize {
         ((self.0.get() - 1) % SHARDS) as usize
     }
 
+    #[inline]
     fn slot(self) -> u32 {
         (self.0.get() - 1) / SHARDS
     }
 }
 
 /// Threads have their thread-locals at different addresses.
+#[inline]
 fn shard_of_this_thread() -> u32 {
     thread_local! {
         static HERE: u8 = const { 0 };
