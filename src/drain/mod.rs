@@ -24,7 +24,7 @@
 //! A gateway begins like this, and loses at each restart whatever it is at work on:
 //!
 //! ```no_run
-//! # async fn receive() -> (u64, String) { unimplemented!() }
+//! # async fn receive() -> (u64, String) { std::future::pending().await }
 //! # async fn answer(_: u64, _: String) {}
 //! # async fn gateway() {
 //! loop {
