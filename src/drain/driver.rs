@@ -295,16 +295,12 @@ impl Drain {
 
     /// Why the drain under way began; none: there is none, or it was called off.
     pub fn reason(&self) -> Option<String> {
-        let current = lock(&self.inner.current);
-        let under_way = current.as_ref().filter(|under_way| !under_way.was_called_off());
-        under_way.map(|under_way| under_way.reason.clone())
+        self.inner.under_way().map(|under_way| under_way.reason.clone())
     }
 
     /// Where the drain under way leads; none: there is none, or it was called off.
     pub(crate) fn leaving_for(&self) -> Option<Leaving> {
-        let current = lock(&self.inner.current);
-        let under_way = current.as_ref().filter(|under_way| !under_way.was_called_off());
-        under_way.map(|under_way| under_way.leaving())
+        self.inner.under_way().map(|under_way| under_way.leaving())
     }
 
     /// The end of the drain under way, whoever began it: whether it cut work. At once where it is
@@ -313,9 +309,7 @@ impl Drain {
         let mut is_over = self.inner.is_over.subscribe();
         // The sender lives in `self`.
         let _ = is_over.wait_for(|is_over| *is_over).await;
-        let current = lock(&self.inner.current);
-        let under_way = current.as_ref().filter(|under_way| !under_way.was_called_off());
-        under_way.map(|under_way| under_way.is_cut()).ok_or(CalledOff)
+        self.inner.under_way().map(|under_way| under_way.is_cut()).ok_or(CalledOff)
     }
 
     /// Resolves when no drain is under way: true where there is none, or where it was called off and
@@ -442,6 +436,11 @@ impl Default for Drain {
 }
 
 impl Inner {
+    /// The drain of this iteration, also when it is over; none: there is none, or it was called off.
+    fn under_way(&self) -> Option<Arc<UnderWay>> {
+        lock(&self.current).clone().filter(|under_way| !under_way.was_called_off())
+    }
+
     fn ended(&self, under_way: &Arc<UnderWay>) {
         let current = lock(&self.current);
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, under_way)) {

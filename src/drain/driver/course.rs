@@ -126,9 +126,6 @@ impl Course {
                 () = due => {
                     let now = clock::now();
                     lock(&under_way.plan).handle_timeout(now);
-                    if let Some(step) = self.throttle.handle_timeout(now) {
-                        self.tell(&step);
-                    }
                 }
             }
         }
@@ -227,13 +224,16 @@ impl Course {
     fn look(&mut self) {
         let now = clock::now();
         let left = self.inner.counts();
-        let blockers = self.inner.blockers(MOST_BLOCKERS);
-        let mut plan = lock(&self.under_way.plan);
-        let State::In(phase) = plan.state() else { return };
-        let step = progress(now, phase, &left, &blockers, plan.deadline());
-        plan.handle_event(now, Event::CountsChanged(left));
-        drop(plan);
-        if let Some(step) = self.throttle.take(now, step) {
+        let (state, deadline) = {
+            let plan = lock(&self.under_way.plan);
+            (plan.state(), plan.deadline())
+        };
+        let State::In(phase) = state else { return };
+        let step = self.throttle.take(now, phase.name(), || {
+            progress(now, phase, &left, &self.inner.blockers(MOST_BLOCKERS), deadline)
+        });
+        lock(&self.under_way.plan).handle_event(now, Event::CountsChanged(left));
+        if let Some(step) = step {
             self.tell(&step);
         }
     }
@@ -333,9 +333,10 @@ impl Course {
         self.report.begin(now, Phase::Close, left);
         unfinished.into_iter().for_each(|left| self.report.hand_back(left));
         let until = self.under_way.until();
-        let step =
-            progress(now, Phase::Close, &inner.counts(), &inner.blockers(MOST_BLOCKERS), until);
-        if let Some(step) = self.throttle.take(now, step) {
+        let step = self.throttle.take(now, Phase::Close.name(), || {
+            progress(now, Phase::Close, &inner.counts(), &inner.blockers(MOST_BLOCKERS), until)
+        });
+        if let Some(step) = step {
             self.tell(&step);
         }
         Some(Drained { report: self.report, under_way: self.under_way, inner })
@@ -382,44 +383,5 @@ async fn of(work: &mut Option<Work>) -> Worked {
     match work {
         Some(work) => work.work.as_mut().await,
         None => pending().await,
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::disallowed_methods)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::time::sleep;
-
-    use crate::{
-        drain::{
-            Begun, Drain, Draining,
-            plan::{Leaving, Phase},
-        },
-        sys::clock,
-    };
-
-    fn begin(drain: &Drain) -> Draining {
-        match drain.begin(Leaving::Restart, "test") {
-            Ok(Begun::Draining(draining)) => draining,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_returns_as_the_last_guard_drops_whenever_that_is() {
-        for after in [1, 99, 100, 5_000] {
-            let drain = Drain::default();
-            let guard = drain.gate().admit("run").unwrap();
-            let draining = begin(&drain);
-            sleep(Duration::from_millis(after)).await;
-            assert_eq!(drain.phase(), Some(Phase::Finish));
-            let dropped = clock::now();
-            drop(guard);
-            let report = draining.await.unwrap().closed();
-            assert_eq!(clock::now(), dropped, "{after} ms after its beginning");
-            assert!(report.is_clean());
-        }
     }
 }

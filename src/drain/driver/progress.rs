@@ -39,60 +39,52 @@ impl Progress {
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     told: Option<(Instant, DrainProgress)>,
-    waiting: Option<DrainProgress>,
+    /// Whether a step came too early, and is to be looked at again.
+    is_waiting: bool,
 }
 
 impl Throttle {
-    /// Takes where the drain is now; gives what is to be told at once.
-    pub(super) fn take(&mut self, now: Instant, progress: DrainProgress) -> Option<Progress> {
-        let is_early = match &self.told {
-            None => false,
-            Some((at, told)) => {
-                // The deadline alone is no news: it is on every report.
-                if told.phase == progress.phase
-                    && told.left == progress.left
-                    && told.blockers == progress.blockers
-                {
-                    self.waiting = None;
-                    return None;
-                }
-                told.phase == progress.phase && now < *at + PAUSE
-            }
-        };
-        if is_early {
-            self.waiting = Some(progress);
+    /// A step in this phase; gives what is to be told at once. Of a step that comes too early
+    /// nothing is made: with ten thousand guards each that drops would name the oldest anew.
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        phase: &str,
+        make: impl FnOnce() -> DrainProgress,
+    ) -> Option<Progress> {
+        let told_at = self.told.as_ref().filter(|(_, told)| told.phase == phase).map(|(at, _)| *at);
+        self.is_waiting = told_at.is_some_and(|at| now < at + PAUSE);
+        if self.is_waiting {
             return None;
         }
-        Some(self.tell(now, progress))
-    }
-
-    /// What waited and is due.
-    pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Progress> {
-        let due = self.poll_timeout()?;
-        if now < due {
+        let now_at = make();
+        // The deadline alone is no news: it is on every report.
+        let is_news = self.told.as_ref().is_none_or(|(_, told)| {
+            (&told.phase, &told.left, &told.blockers)
+                != (&now_at.phase, &now_at.left, &now_at.blockers)
+        });
+        if !is_news {
             return None;
         }
-        let progress = self.waiting.take()?;
-        Some(self.tell(now, progress))
+        let is_further = self.told.as_ref().is_none_or(|(_, told)| now_at.is_further_than(told));
+        self.told = Some((now, now_at.clone()));
+        Some(Progress { now: now_at, is_further })
     }
 
-    /// When what waits is due.
+    /// When to look again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let (at, _) = self.told.as_ref()?;
-        self.waiting.is_some().then(|| *at + PAUSE)
-    }
-
-    fn tell(&mut self, now: Instant, progress: DrainProgress) -> Progress {
-        let is_further = self.told.as_ref().is_none_or(|(_, told)| progress.is_further_than(told));
-        self.waiting = None;
-        self.told = Some((now, progress.clone()));
-        Progress { now: progress, is_further }
+        self.is_waiting.then(|| *at + PAUSE)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn take(throttle: &mut Throttle, t: Instant, phase: &str, left: u64) -> Option<Progress> {
+        throttle.take(t, phase, || at(phase, left))
+    }
 
     fn at(phase: &str, left: u64) -> DrainProgress {
         let left = [("runs".to_owned(), left)].into();
@@ -102,13 +94,14 @@ mod tests {
     #[test]
     fn a_burst_of_steps_is_told_at_its_beginning_and_its_end() {
         let (mut throttle, t) = (Throttle::default(), Instant::now());
-        assert!(throttle.take(t, at("finish", 1000)).unwrap().is_further);
+        assert!(take(&mut throttle, t, "finish", 1000).unwrap().is_further);
         for left in (0..1000).rev() {
-            assert_eq!(throttle.take(t, at("finish", left)), None);
+            let early = throttle.take(t, "finish", || panic!("{left} was counted for nobody"));
+            assert_eq!(early, None);
         }
         let due = throttle.poll_timeout().unwrap();
-        assert_eq!(throttle.handle_timeout(due - Duration::from_nanos(1)), None);
-        let last = throttle.handle_timeout(due).unwrap();
+        assert_eq!(take(&mut throttle, due - Duration::from_nanos(1), "finish", 0), None);
+        let last = take(&mut throttle, due, "finish", 0).unwrap();
         assert_eq!((last.now.total_left(), last.is_further), (0, true));
         assert_eq!(throttle.poll_timeout(), None);
     }
@@ -116,10 +109,10 @@ mod tests {
     #[test]
     fn a_new_phase_is_told_at_once_and_the_same_step_never_twice() {
         let (mut throttle, t) = (Throttle::default(), Instant::now());
-        assert!(throttle.take(t, at("flush", 2)).is_some());
-        assert!(throttle.take(t, at("finish", 2)).unwrap().is_further);
-        assert_eq!(throttle.take(t + PAUSE * 2, at("finish", 2)), None);
-        let back = throttle.take(t + PAUSE * 3, at("finish", 3)).unwrap();
+        assert!(take(&mut throttle, t, "flush", 2).is_some());
+        assert!(take(&mut throttle, t, "finish", 2).unwrap().is_further);
+        assert_eq!(take(&mut throttle, t + PAUSE * 2, "finish", 2), None);
+        let back = take(&mut throttle, t + PAUSE * 3, "finish", 3).unwrap();
         assert!(!back.is_further, "more is left than before");
     }
 }

@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     slice,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use crate::drain::{
     gate::{Gate, GateState, Refused},
     label::{Blocker, Label},
     outcome::Failure,
+    sync::{Mutex, MutexGuard, lock},
     unfinished::Unfinished,
 };
 
@@ -60,7 +61,7 @@ enum Next {
 
 impl<T> Inner<T> {
     pub(super) fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// To be called after each change, with nothing locked.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Instant,
 };
 
@@ -12,7 +12,12 @@ use tokio::{select, time::sleep};
 use tracing::warn;
 
 use super::{FollowupQueues, Inner};
-use crate::drain::{gate::Gate, label::Blocker, unfinished::Unfinished};
+use crate::drain::{
+    gate::Gate,
+    label::Blocker,
+    sync::{Mutex, MutexGuard, lock},
+    unfinished::Unfinished,
+};
 
 /// Every set of queues that was added to it, until its last handle is dropped. Clones are the same
 /// registry.
@@ -114,7 +119,7 @@ impl FollowupRegistry {
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.all)
     }
 }
 

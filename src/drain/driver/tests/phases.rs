@@ -222,3 +222,19 @@ async fn closers_run_in_their_order_after_the_gate_has_closed() {
     assert_eq!(told.told(), ["channels", "listeners", "clients", "journal"]);
     assert_eq!((report.phases.last().unwrap().elapsed, report.exit_code()), (s(4), Some(75)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_returns_as_the_last_guard_drops_whenever_that_is() {
+    for after in [1, 99, 100, 5_000] {
+        let drain = Drain::default();
+        let guard = drain.gate().admit("run").unwrap();
+        let draining = begin(&drain, Leaving::Restart);
+        tokio::time::sleep(ms(after)).await;
+        assert_eq!(drain.phase(), Some(Phase::Finish));
+        let dropped = clock::now();
+        drop(guard);
+        let report = draining.await.unwrap().closed();
+        assert_eq!(clock::now(), dropped, "{after} ms after its beginning");
+        assert!(report.is_clean());
+    }
+}
