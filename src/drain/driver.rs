@@ -376,7 +376,7 @@ impl Drain {
         let course = Course::new(Arc::clone(&inner), Arc::clone(&under_way), now);
         tokio::spawn(async move {
             let drained = course.run().await;
-            inner.ended(&under_way);
+            inner.if_current(&under_way, || inner.is_over.send_replace(true));
             if let Some(drained) = drained {
                 // Who began it does not want to know.
                 let _ = tell.send(drained);
@@ -441,11 +441,15 @@ impl Inner {
         lock(&self.current).clone().filter(|under_way| !under_way.was_called_off())
     }
 
-    fn ended(&self, under_way: &Arc<UnderWay>) {
+    /// Does `act` if no later drain, and no next iteration, has begun; none begins meanwhile. Whether
+    /// it was done.
+    fn if_current<R>(&self, under_way: &Arc<UnderWay>, act: impl FnOnce() -> R) -> bool {
         let current = lock(&self.current);
-        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, under_way)) {
-            self.is_over.send_replace(true);
+        let is_current = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, under_way));
+        if is_current {
+            act();
         }
+        is_current
     }
 
     fn counts(&self) -> Counts {

@@ -353,16 +353,12 @@ impl Course {
         self.report.end(now, self.under_way.leaving(), End::CalledOff, &inner.counts());
         tracing::info!("{}", self.report);
         // Another drain may have begun, and has told its first phase.
-        if let Some(current) = &*lock(&inner.current)
-            && Arc::ptr_eq(current, &self.under_way)
-        {
-            inner.phase.send_replace(None);
-        }
+        inner.if_current(&self.under_way, || inner.phase.send_replace(None));
         let under_way = Arc::clone(&self.under_way);
         let over = async {
             let mut limit = pin!(time::sleep(inner.options.budget.quiet));
             // Or until the next drain, or the next iteration, has begun.
-            while inner.is_current(&under_way) {
+            while inner.if_current(&under_way, || ()) {
                 tokio::select! {
                     () = under_way.changed.notified() => {}
                     () = &mut limit => return,
@@ -370,12 +366,6 @@ impl Course {
             }
         };
         inner.hooks.run(Moment::Resume, &self.notice(), over).await;
-    }
-}
-
-impl Inner {
-    fn is_current(&self, under_way: &Arc<UnderWay>) -> bool {
-        lock(&self.current).as_ref().is_some_and(|current| Arc::ptr_eq(current, under_way))
     }
 }
 
