@@ -52,14 +52,14 @@
 //!
 //! | | module | what it is | may touch the world |
 //! | --- | --- | --- | --- |
-//! | 0 | [`protocol`] | values that parent and child agree on, and their parsers | no |
+//! | 0 | [`protocol`], [`units`] | values that parent and child agree on, and their parsers; durations and sizes as people write them | no |
 //! | 1 | [`supervisor`], [`drain`], [`restart`], [`lifecycle`] | machines: facts and the time in, actions and deadlines out; and counts that any thread may call | no |
 //! | 2 | [`config`] | what the operator wants, and where each value came from | no |
 //! | 3 | [`sys`] | the whole list of what is asked of the operating system | yes |
 //! | 4 | [`supervisor::driver`], [`drain::driver`], [`restart::driver`], [`lifecycle::driver`], [`config::driver`] | carry out and report back | yes |
-//! | 5 | [`cli`] | the command line | yes |
+//! | 5 | [`cli`], [`gateway`] | the command line; the reference gateway | yes |
 //! | 6 | this page | the names of the modules, no logic | no |
-//! | 7 | `main.rs`, `bin/run.rs` | `lockkeeper`; `lockkeeper-run`, which `lockkeeper run` becomes | yes |
+//! | 7 | `main.rs`, `bin/run.rs`, `bin/gateway.rs` | `lockkeeper`; `lockkeeper-run`, which `lockkeeper run` becomes; `lockkeeper-gateway` | yes |
 //!
 //! Machines of layer 1 never name one another; they meet as values, in a driver. All machines that
 //! decide share four verbs: `handle_event(now, event)`, `handle_timeout(now)`, `poll_action()`,
@@ -69,7 +69,8 @@
 //!
 //! `supervisor` (default) is the program, `drain` (default) the library: a gateway says
 //! `default-features = false, features = ["drain"]` and gets [`drain`], [`lifecycle`] and
-//! [`restart`], without the supervisor and what it needs. Without both the crate is [`protocol`] and
+//! [`restart`], without the supervisor and what it needs. `gateway` (default) is [`gateway`], the
+//! program `lockkeeper-gateway`, built on that library as anybody's would be. Without all of them the crate is [`protocol`] and
 //! the machine of [`restart`], for a child that wants to speak the contract with few dependencies.
 
 #[cfg(feature = "supervisor")]
@@ -78,6 +79,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "drain")]
 pub mod drain;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 #[cfg(feature = "drain")]
 pub mod lifecycle;
 pub mod protocol;
@@ -86,3 +89,5 @@ pub mod restart;
 pub mod supervisor;
 #[cfg(feature = "os")]
 pub mod sys;
+#[cfg(any(feature = "supervisor", feature = "gateway"))]
+pub mod units;

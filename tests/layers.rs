@@ -1,7 +1,7 @@
 //! The house's own rules, read from `src/`: arrows point down, the outside world is touched in few
 //! files, and an adapter crate is named in one.
 //!
-//! Layers, from the ground: protocol 0, machines 1, config 2, sys 3, drivers 4, cli and gateway 5,
+//! Layers, from the ground: protocol and units 0, machines 1, config 2, sys 3, drivers 4, cli and gateway 5,
 //! the crate's root 6, bins 7. Only code counts: comments, strings and `#[cfg(test)]` items are
 //! taken out first, so that a test may borrow from above.
 //!
@@ -315,7 +315,7 @@ fn layer(module: &[String]) -> Option<u8> {
         (Some(domain), Some("driver")) if MACHINES.contains(&domain) || domain == "config" => {
             Some(4)
         }
-        (Some("protocol"), _) => Some(0),
+        (Some("protocol" | "units"), _) => Some(0),
         (Some(domain), _) if MACHINES.contains(&domain) => Some(1),
         (Some("config"), _) => Some(2),
         (Some("sys"), _) => Some(3),

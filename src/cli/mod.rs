@@ -27,7 +27,7 @@ pub use self::supervise::parent;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config::units::Timespan, protocol::exit};
+use crate::{protocol::exit, units::Timespan};
 
 /// Supervises one long-lived gateway: holds its lock, restarts it with a fresh PID, loses nothing.
 #[derive(Debug, Parser)]

@@ -24,7 +24,6 @@ pub mod profile;
 pub mod render;
 pub mod rules;
 pub mod settings;
-pub mod units;
 mod values;
 
 use std::collections::BTreeMap;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{settings::Settings, units::Timespan};
+use super::settings::Settings;
 use crate::protocol::{env, signal::Signal};
+use crate::units::Timespan;
 
 /// A rule that the settings break.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -13,11 +13,11 @@ use crate::{
         handler::HandlerBy,
         probe::{Field, Probe, Via},
         profile::ProfileName,
-        units::Timespan,
         values::{codes, number, words},
     },
     protocol::signal::Signal,
     supervisor::policy::{self, LimitThen, Policy, ReadyVia},
+    units::Timespan,
 };
 
 /// Every key, in the order in which they are shown, with one line of explanation.

@@ -113,6 +113,11 @@ const BYTES: Kind = Kind {
 };
 
 impl Timespan {
+    /// So many seconds.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
     /// The duration.
     pub const fn duration(self) -> Duration {
         self.0
@@ -121,6 +126,28 @@ impl Timespan {
     /// Whether it is no time at all.
     pub const fn is_zero(self) -> bool {
         self.0.is_zero()
+    }
+}
+
+#[cfg(feature = "gateway")]
+impl schemars::JsonSchema for Timespan {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Timespan".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "description": TIME.expected })
+    }
+}
+
+#[cfg(feature = "gateway")]
+impl schemars::JsonSchema for Size {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "description": BYTES.expected })
     }
 }
 
@@ -153,6 +180,11 @@ impl fmt::Display for Timespan {
 }
 
 impl Size {
+    /// So many bytes.
+    pub const fn from_bytes(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
     /// The number of bytes.
     pub const fn bytes(self) -> u64 {
         self.0

@@ -1,0 +1,3 @@
+//! `lockkeeper-gateway`: the reference gateway.
+
+fn main() {}

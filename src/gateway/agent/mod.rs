@@ -1,0 +1,102 @@
+//! Who answers: `echo`, any command, or any OpenAI-compatible server.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Who answers.
+pub trait Agent: fmt::Debug + Send + Sync + 'static {
+    /// One turn: reads the prompt, gives the replies. When it returns or is dropped, all that it
+    /// started is ended, its whole process tree.
+    fn turn(&self, turn: Turn) -> BoxFuture<'_, Result<Answer, AgentError>>;
+
+    /// Makes a shorter text of an old part of a session, by which the agent remembers it.
+    fn compact(&self, exchanges: Vec<Exchange>) -> BoxFuture<'_, Result<String, AgentError>>;
+}
+
+/// What a turn is given.
+#[derive(Debug)]
+pub struct Turn {
+    /// The session's key, `channel:peer`.
+    pub session: String,
+    /// What was said before, the oldest first.
+    pub history: Vec<Exchange>,
+    /// What is said now: one message, or several that were collected, a line between them.
+    pub prompt: String,
+    /// Messages that come while the turn lasts. An agent that cannot take them leaves them in
+    /// there: what was not received when the turn ends is answered by the next one.
+    pub steer: mpsc::Receiver<Arc<str>>,
+    /// Cancelled: the turn is to end soon, and gives what it has.
+    pub abort: CancellationToken,
+    /// Takes the pieces of the answer as they come; for show only.
+    pub deltas: Deltas,
+}
+
+/// Takes the pieces of an answer as they come.
+#[derive(Clone)]
+pub struct Deltas(Arc<dyn Fn(&str) + Send + Sync>);
+
+/// What a turn gives.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Answer {
+    /// The replies, in order. None: there is nothing to say.
+    pub replies: Vec<String>,
+}
+
+/// A prompt or an answer, as the session remembers it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Exchange {
+    /// Who said it.
+    pub role: Role,
+    /// What.
+    pub text: String,
+}
+
+/// Who said something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// A person.
+    User,
+    /// The agent.
+    Assistant,
+    /// The gateway: what stands for an older part of the session.
+    Summary,
+}
+
+/// Why a turn gave no answer.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum AgentError {
+    /// It was told to end, and had nothing to say.
+    #[error("the turn was aborted")]
+    Aborted,
+    /// It took too long.
+    #[error("the agent took longer than {0:?}")]
+    TimedOut(Duration),
+    /// May pass: the server is busy, the process died.
+    #[error("{0}")]
+    Failed(String),
+    /// The prompt will never be answered: it is too long, say. Nobody tries again.
+    #[error("{0}")]
+    Permanent(String),
+}
+
+impl Deltas {
+    /// Tells each piece.
+    pub fn new(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    /// The next piece.
+    pub fn tell(&self, piece: &str) {
+        (self.0)(piece);
+    }
+}
+
+impl fmt::Debug for Deltas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Deltas")
+    }
+}

@@ -1,0 +1,2 @@
+//! The reference gateway from outside: by its public parts, and as a process.
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
