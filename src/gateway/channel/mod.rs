@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::message::{Intake, Outgoing};
 
+pub mod roster;
+
 /// A way in and out of the gateway.
 pub trait Channel: fmt::Debug + Send + Sync + 'static {
     /// Its name, which is the `channel` of its conversations.
@@ -47,6 +49,10 @@ pub struct ChannelLife {
     pub intake: Intake,
     /// To be set to true once messages can come in, and false while they cannot (a backoff).
     pub ready: watch::Sender<bool>,
+    /// True while it fetches: set before the first fetch, and to false when it is quiet and all that
+    /// was fetched is accepted. After setting it to true, `quiet` is to be looked at once more. A
+    /// channel that fetches nothing, to which others come, leaves it alone.
+    pub fetching: watch::Sender<bool>,
     /// While true: nothing new is fetched; what is being received is brought to its end, and
     /// replies are delivered as ever. It may become false again.
     pub quiet: watch::Receiver<Quiet>,
