@@ -34,6 +34,7 @@ use super::{
     notices::Notices,
     outcome::Outcome,
     plan::{Budget, Denied, DrainPlan, Event, Leaving, Phase},
+    reply::ReplyPolicy,
     run::Runs,
     sync::{Mutex, lock},
 };
@@ -77,12 +78,16 @@ pub struct DrainOptions {
     /// What clients are told of the time until a restarted gateway is back. 1.5 s; the run loop
     /// takes the parent's `LOCKKEEPER_RESTART_EXPECTED_MS`.
     pub restart_expected: Duration,
+    /// How often a reply is tried outside of a drain before it goes to the dead letters: see
+    /// [`ReplyPolicy::attempts`]. `u32::MAX` for who keeps replies elsewhere and decides there.
+    pub reply_attempts: u32,
 }
 
 impl Default for DrainOptions {
     fn default() -> Self {
         let restart_expected = Duration::from_millis(RESTART_EXPECTED_DEFAULT_MS);
-        Self { budget: Budget::default(), restart_expected }
+        let reply_attempts = ReplyPolicy::default().attempts;
+        Self { budget: Budget::default(), restart_expected, reply_attempts }
     }
 }
 
@@ -126,7 +131,10 @@ impl Drain {
             followups: FollowupRegistry::new(&gate),
             lanes: CommandLanes::new(&gate),
             runs: Runs::new(&gate),
-            replies: Replies::new(&gate),
+            replies: Replies::with_policy(
+                &gate,
+                ReplyPolicy { attempts: options.reply_attempts, ..ReplyPolicy::default() },
+            ),
             gate,
             hooks: Hooks::default(),
             listeners: Mutex::default(),

@@ -53,6 +53,12 @@ impl Options {
         self
     }
 
+    /// How often a reply is tried: see [`DrainOptions::reply_attempts`].
+    pub fn reply_attempts(mut self, attempts: u32) -> Self {
+        self.drain.reply_attempts = attempts;
+        self
+    }
+
     /// When requests for a restart are honoured, and which signals count.
     pub fn restarts(mut self, restarts: RestartOptions) -> Self {
         self.restarts = restarts;

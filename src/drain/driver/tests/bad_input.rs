@@ -292,7 +292,8 @@ async fn a_drain_of_any_budget_keeps_its_time_and_ends() {
             hurried: time,
             ..Budget::default()
         };
-        let drain = Drain::new(DrainOptions { budget, restart_expected: time });
+        let options = DrainOptions { budget, restart_expected: time, ..DrainOptions::default() };
+        let drain = Drain::new(options);
         drain.on_quiet("slow", |_| pending::<()>());
         answer(&drain, &Latch::new(), &Log::default(), "slow");
         let mut report = cut(&drain, Leaving::Restart).await;

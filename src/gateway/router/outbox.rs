@@ -1,0 +1,219 @@
+//! Replies on their way: in order for each conversation, kept in the journal until they arrived.
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, Weak},
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    drain::{
+        driver::reply::Dispatcher,
+        reply::{Enqueued, Kind, Reply, SendError},
+    },
+    gateway::{
+        channel::{Channel, Delivery},
+        config::schema::UnknownReply,
+        journal::storage::{ReplyState, StoredReply},
+        message::{Conversation, Outgoing, ReplyId},
+    },
+};
+
+use super::{Inner, lock};
+
+/// A reply that cannot be sent because its channel is not there waits so long for the next try.
+const NO_CHANNEL: Duration = Duration::from_secs(2);
+
+/// Conversations to which replies are on their way.
+pub(super) struct Outbox {
+    router: Weak<Inner>,
+    chains: Mutex<HashMap<Conversation, Chain>>,
+}
+
+/// The replies to one conversation: it lives as long as there are any.
+struct Chain {
+    replies: Dispatcher<Parcel>,
+    /// Not delivered.
+    pending: usize,
+}
+
+/// A reply in the journal, by name: its text is read when it is sent.
+pub(super) struct Parcel {
+    id: ReplyId,
+    conversation: Conversation,
+}
+
+impl Reply for Parcel {
+    fn text(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Outbox {
+    pub(super) fn new(router: Weak<Inner>) -> Self {
+        Self { router, chains: Mutex::default() }
+    }
+
+    /// Whether nothing is on its way to this channel.
+    pub(super) fn is_idle(&self, channel: &str) -> bool {
+        !lock(&self.chains).keys().any(|conversation| &*conversation.channel == channel)
+    }
+
+    /// Delivers a reply that the journal has as prepared, behind those that were given here before.
+    pub(super) async fn send(&self, conversation: &Conversation, id: ReplyId) {
+        let Some(router) = self.router.upgrade() else { return };
+        let mut chains = lock(&self.chains);
+        let chain = chains.entry(conversation.clone()).or_insert_with(|| {
+            let weak = self.router.clone();
+            let label = ("replies", conversation.to_string());
+            let replies = router.drain.replies().dispatcher(label, move |parcel: Arc<Parcel>| {
+                let weak = weak.clone();
+                async move {
+                    let Some(router) = weak.upgrade() else {
+                        return Err(SendError::permanent("the gateway is closed"));
+                    };
+                    let delivered = router.deliver(&parcel).await;
+                    if !matches!(delivered, Err(SendError::Retry { .. })) {
+                        router.outbox.settled(&parcel.conversation);
+                    }
+                    delivered
+                }
+            });
+            Chain { replies, pending: 0 }
+        });
+        let parcel = Parcel { id, conversation: conversation.clone() };
+        match chain.replies.enqueue(Kind::Final, parcel) {
+            Enqueued::Queued => chain.pending += 1,
+            // The drain is over: the next life sends it.
+            Enqueued::Returned(_) | Enqueued::Skipped(_) => {
+                if chain.pending == 0 {
+                    chains.remove(conversation);
+                }
+            }
+        }
+    }
+
+    /// One more reply of a conversation is at its end. Called within its own send, so that the last
+    /// one completes the chain.
+    fn settled(&self, conversation: &Conversation) {
+        let mut chains = lock(&self.chains);
+        let Some(chain) = chains.get_mut(conversation) else { return };
+        chain.pending -= 1;
+        if chain.pending == 0 {
+            let chain = chains.remove(conversation);
+            drop(chains);
+            drop(chain); // completes it
+        }
+    }
+}
+
+impl Inner {
+    /// One try.
+    async fn deliver(&self, parcel: &Parcel) -> Result<(), SendError> {
+        let reply = match self.journal.reply(parcel.id).await {
+            Ok(Some(reply)) => reply,
+            Ok(None) => return Err(SendError::permanent("it is not in the journal any more")),
+            Err(why) => return Err(SendError::retry(why)),
+        };
+        if matches!(reply.state, ReplyState::Done | ReplyState::Dead | ReplyState::Held) {
+            return Ok(());
+        }
+        if self.is_too_old(&reply) {
+            return self.bury(&reply, "it could not be delivered in time").await;
+        }
+        let channel = self.roster.get().and_then(|roster| roster.get(&reply.conversation.channel));
+        let Some(channel) = channel else {
+            return Err(SendError::retry_after(NO_CHANNEL, "its channel is not configured"));
+        };
+        // Where a second copy does no harm, a crash in the midst of a send needs no mark.
+        if !channel.is_idempotent() {
+            self.moves(&reply, ReplyState::Started, None).await?;
+        }
+        let outgoing = outgoing(&reply);
+        let delivery = channel.send(&outgoing).await;
+        self.metrics.delivery(channel.name(), &delivery);
+        self.delivered(&reply, delivery, channel.as_ref()).await
+    }
+
+    async fn delivered(
+        &self,
+        reply: &StoredReply,
+        delivery: Delivery,
+        channel: &dyn Channel,
+    ) -> Result<(), SendError> {
+        match delivery {
+            Delivery::Sent(receipt) => {
+                // Until it is written down it would be sent again: insist.
+                while let Err(why) = self.moves(reply, ReplyState::Done, receipt.clone()).await {
+                    tracing::error!(reply = reply.id.0, %why, "cannot note that a reply arrived");
+                    tokio::time::sleep(NO_CHANNEL).await;
+                }
+                Ok(())
+            }
+            Delivery::NotSent { after, why } => {
+                if !channel.is_idempotent() {
+                    self.moves(reply, ReplyState::Prepared, None).await?;
+                }
+                Err(SendError::Retry { after, error: why.into() })
+            }
+            Delivery::Unknown(why) => self.unknown(reply, why).await,
+            Delivery::Permanent(why) => self.bury(reply, &why).await,
+        }
+    }
+
+    /// Nobody knows whether it arrived.
+    async fn unknown(&self, reply: &StoredReply, why: String) -> Result<(), SendError> {
+        self.moves(reply, ReplyState::Unknown, Some(why.clone())).await?;
+        match self.config().journal.unknown {
+            UnknownReply::Resend => {
+                self.moves(reply, ReplyState::Prepared, None).await?;
+                Err(SendError::retry(why))
+            }
+            UnknownReply::Drop => self.bury(reply, &format!("it may have arrived: {why}")).await,
+        }
+    }
+
+    async fn bury(&self, reply: &StoredReply, why: &str) -> Result<(), SendError> {
+        self.moves(reply, ReplyState::Dead, Some(why.to_owned())).await?;
+        let to = &reply.conversation;
+        tracing::error!(reply = reply.id.0, %to, why, "a dead letter: not delivered");
+        Err(SendError::permanent(why.to_owned()))
+    }
+
+    async fn moves(
+        &self,
+        reply: &StoredReply,
+        to: ReplyState,
+        note: Option<String>,
+    ) -> Result<(), SendError> {
+        self.journal.reply_moves(reply.id, to, note).await.map(drop).map_err(SendError::retry)
+    }
+
+    fn is_too_old(&self, reply: &StoredReply) -> bool {
+        let age = SystemTime::now().duration_since(reply.at).unwrap_or_default();
+        age > self.config().journal.ttl.duration()
+    }
+
+    /// Puts a reply on its way that the journal has as prepared.
+    pub(super) async fn send_prepared(&self, id: ReplyId) {
+        match self.journal.reply(id).await {
+            Ok(Some(reply)) => self.outbox.send(&reply.conversation, id).await,
+            Ok(None) => {}
+            Err(why) => tracing::error!(reply = id.0, %why, "it is sent after the next start"),
+        }
+    }
+}
+
+/// As its channel gets it.
+pub(super) fn outgoing(reply: &StoredReply) -> Outgoing {
+    Outgoing {
+        id: reply.id,
+        conversation: reply.conversation.clone(),
+        key: reply.key.clone(),
+        text: reply.text.clone(),
+        context: reply.context.clone(),
+        answers: reply.answers.clone(),
+        attempt: reply.attempts.saturating_add(1),
+    }
+}
