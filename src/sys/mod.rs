@@ -31,7 +31,7 @@ pub mod signals;
 pub mod socket_path;
 #[cfg(feature = "supervisor")]
 pub mod stage;
-#[cfg(feature = "supervisor")]
+#[cfg(any(feature = "supervisor", feature = "gateway"))]
 pub mod state_dir;
 pub mod successor;
 pub mod tree;

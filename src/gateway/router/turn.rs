@@ -164,11 +164,12 @@ impl Inner {
             self.journal.history(conversation.clone()).await.map_err(|why| why.to_string())
         };
         let kept = read().await?;
-        let limit = self.config().agent.history.bytes();
+        let limit = usize::try_from(self.config().agent.history.bytes()).unwrap_or(usize::MAX);
         let exchanges: Vec<_> = kept.iter().map(|(_, exchange)| exchange.clone()).collect();
-        let Some(older) = history::to_compact(&exchanges, limit) else {
+        let older = history::to_compact(&exchanges, limit);
+        if older == 0 {
             return Ok(exchanges);
-        };
+        }
         run.set_state(RunState::Compacting);
         let compacted = tokio::select! {
             // A turn without it is better than none: it is done again next time.
