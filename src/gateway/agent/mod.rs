@@ -1,11 +1,26 @@
 //! Who answers: `echo`, any command, or any OpenAI-compatible server.
+//!
+//! A turn is one future. What it needs it gets at its start ([`Turn`]), what it has to say it gives
+//! at its end ([`Answer`]); between the two, people see the pieces ([`Deltas`]), may add to it
+//! (`steer`) and end it (`abort`). Nobody tries a failed turn again in here: that is the router's
+//! part, which knows from [`AgentError`] whether it is of use.
+//!
+//! The history belongs to the caller, too. [`history`] tells when it is too long and what of it is
+//! to be made shorter; the agent makes the shorter text.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use super::config::schema;
+
+pub mod command;
+pub mod echo;
+pub mod history;
+pub mod leash;
 
 /// Who answers.
 pub trait Agent: fmt::Debug + Send + Sync + 'static {
@@ -81,6 +96,36 @@ pub enum AgentError {
     /// The prompt will never be answered: it is too long, say. Nobody tries again.
     #[error("{0}")]
     Permanent(String),
+}
+
+/// The agent that the settings want.
+///
+/// `api_key` is [`schema::Agent::api_key`], looked up. `leash` is the program that knows
+/// [`leash::SUBCOMMAND`]: `/proc/self/exe` on Linux, which stays the same when an update replaces
+/// the file; elsewhere our own path.
+///
+/// # Errors
+///
+/// What is missing for this kind of agent, by key.
+pub fn build(
+    settings: &schema::Agent,
+    api_key: Option<String>,
+    client: reqwest::Client,
+    leash: PathBuf,
+) -> Result<Arc<dyn Agent>, String> {
+    match settings.kind {
+        schema::AgentKind::Echo => Ok(Arc::new(echo::Echo)),
+        schema::AgentKind::Command => {
+            if settings.command.first().is_none_or(String::is_empty) {
+                return Err("`agent.command` is empty: name the program and its arguments".into());
+            }
+            Ok(Arc::new(command::Command::new(settings, leash)))
+        }
+        schema::AgentKind::Openai => {
+            let _ = (api_key, client);
+            Err("`agent.kind = \"openai\"` is not there yet".into())
+        }
+    }
 }
 
 impl Deltas {
