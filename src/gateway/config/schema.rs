@@ -259,7 +259,7 @@ pub struct Hook {
 ///
 /// In the file: the text itself, or `{ env = "NAME" }`, or `{ file = "/path" }`.
 #[derive(Clone, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub enum Secret {
     /// In the file itself.
     Text(String),
