@@ -119,18 +119,18 @@ impl Router {
         let Parts { drain, journal, events, metrics, config, agent } = parts;
         drain.lanes().set_concurrency(LANE, config.agent.concurrency);
         let inner = Arc::new_cyclic(|me: &Weak<Inner>| {
-            let (flushed, turned) = (me.clone(), me.clone());
+            let (window, flushed, turned) = (me.clone(), me.clone(), me.clone());
             Inner {
-                inbox: drain.debouncer(
-                    "inbox",
-                    Window::from(config.inbound.debounce.duration()),
-                    move |_, batch: Batch<Arc<Work>>| {
+                inbox: drain
+                    .debouncers()
+                    .debouncer("inbox", Window::off())
+                    .window_of(move |_| window.upgrade().map(|router| router.window()))
+                    .start(move |_, batch: Batch<Arc<Work>>| {
                         if let Some(router) = flushed.upgrade() {
                             router.arrive(batch.to_vec());
                         }
                         async {}
-                    },
-                ),
+                    }),
                 queues: drain.followups("turns", policy(&config), move |turn| {
                     let router = turned.upgrade();
                     async move {
@@ -181,11 +181,15 @@ impl Router {
         self.inner.drain.runs().abort(&conversation.to_string(), AbortReason::Requested)
     }
 
-    /// Whether nothing of a channel is under way: no turn that answers it, no reply to it.
-    pub fn is_idle(&self, channel: &str) -> bool {
-        let mut sessions = self.inner.drain.runs().sessions().into_iter();
-        !sessions.any(|session| session.split_once(':').is_some_and(|(name, _)| name == channel))
-            && self.inner.outbox.is_idle(channel)
+    /// Resolves when nothing of a channel is under way: no turn that answers it, no reply to it.
+    /// Cancel-safe.
+    pub async fn idle(&self, channel: &str) {
+        let is_its = |session: Arc<str>| session.split_once(':').is_some_and(|it| it.0 == channel);
+        let is_idle = || {
+            !self.inner.drain.runs().sessions().into_iter().any(is_its)
+                && self.inner.outbox.is_idle(channel)
+        };
+        self.inner.drain.gate().pulse().until(is_idle).await;
     }
 
     /// How many messages this life has in its hands.
@@ -214,6 +218,10 @@ pub use self::recovery::Recovered;
 impl Inner {
     fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn window(&self) -> Window {
+        Window::from(self.config().inbound.debounce.duration())
     }
 
     fn agent(&self) -> Arc<dyn Agent> {

@@ -1,0 +1,129 @@
+//! Brings changes of the config into force: hot where that is possible, else by a restart.
+#![allow(clippy::disallowed_methods)]
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    gateway::{
+        assembly::Assembly,
+        channel::roster::{ReloadOutcome, Roster},
+        config::{
+            plan::Subsystem,
+            store::{Change, Changes, News, Source, Store},
+        },
+        router::Router,
+        server::{auth::Access, metrics::Metrics},
+    },
+    lifecycle::Life,
+    restart::driver::RestartRequest,
+};
+
+/// How long a channel's work may hold up its reload.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a reload works on.
+#[derive(Debug)]
+pub struct Reloader {
+    /// Whom to ask for restarts.
+    pub life: Life,
+    /// The config.
+    pub config: Store,
+    /// Builds channels and agents.
+    pub assembly: Assembly,
+    /// The channels.
+    pub roster: Roster,
+    /// What is under way.
+    pub router: Router,
+    /// Who may connect.
+    pub access: Access,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+impl Reloader {
+    /// Takes up change after change, until it is dropped.
+    pub async fn run(self, mut changes: Changes) {
+        loop {
+            match changes.next().await {
+                News::Changed(change) => self.take_up(change).await,
+                News::Reverted { id } => {
+                    tracing::info!("the config is as it was: no restart for it");
+                    self.life.restarts().edit_reverted(id);
+                }
+                News::Refused(why) => {
+                    self.metrics.reload("invalid");
+                    tracing::error!("the config is not used, the old one stays in force: {why}");
+                }
+            }
+        }
+    }
+
+    async fn take_up(&self, change: Change) {
+        tracing::info!("config changed: {}", change.plan);
+        if change.plan.needs_restart() {
+            self.metrics.reload("restart");
+            // A client's own change has asked already, and waits for the answer.
+            if change.source == Source::File {
+                let reason = format!("config: {}", change.plan.restart.join(", "));
+                let delay = change.new.restart.delay.duration();
+                let request = RestartRequest::new(reason).after(delay).for_change(change.id);
+                let answer = self.life.restarts().request(request);
+                tracing::info!("restart for the config: {answer:?}");
+            }
+        }
+        let mut failed = false;
+        for subsystem in change.plan.hot.keys() {
+            if let Err(why) = self.reload(subsystem, &change).await {
+                failed = true;
+                self.metrics.reload("failed");
+                tracing::error!("{subsystem} is not reloaded, the old one goes on: {why}");
+            }
+        }
+        if !failed {
+            self.metrics.reload("hot");
+            self.config.in_force(&change).await;
+        }
+    }
+
+    async fn reload(&self, subsystem: &Subsystem, change: &Change) -> Result<(), String> {
+        let new = Arc::clone(&change.new);
+        match subsystem {
+            Subsystem::Channel(name) => self.channel(name, change).await?,
+            Subsystem::Hooks => self.assembly.webhook.reconfigure(&new.hooks)?,
+            Subsystem::Agent => {
+                let agent = Assembly::agent(&new, self.assembly.client.clone())?;
+                self.router.configure(new, Some(agent));
+            }
+            Subsystem::Inbound | Subsystem::JournalPolicy => self.router.configure(new, None),
+            Subsystem::Origins => self.access.set_origins(new.server.origins.clone()),
+        }
+        Ok(())
+    }
+
+    async fn channel(&self, name: &str, change: &Change) -> Result<(), String> {
+        let Some(channel) = self.assembly.channels(&change.new)?.remove(name) else {
+            self.roster.remove(name).await;
+            return Ok(());
+        };
+        // A restart wins: the next life has the new settings anyhow.
+        let generation = CancellationToken::new();
+        let leaves = generation.clone();
+        let drain = self.life.drain().clone();
+        let watching = tokio::spawn(async move {
+            drain.leaving().await;
+            leaves.cancel();
+        });
+        let idle = async {
+            // Cut off, its replies are sent by the next life of the channel.
+            let _ = tokio::time::timeout(PATIENCE, self.router.idle(name)).await;
+        };
+        let outcome = self.roster.reload(name, channel, idle, generation).await;
+        watching.abort();
+        match outcome {
+            ReloadOutcome::Started | ReloadOutcome::Superseded => Ok(()),
+            ReloadOutcome::Cancelled => Err("the gateway leaves".to_owned()),
+        }
+    }
+}
