@@ -18,6 +18,7 @@ pub mod agent;
 pub mod channel;
 pub mod config;
 pub mod events;
+pub mod http_client;
 pub mod journal;
 pub mod message;
 pub mod rpc;
