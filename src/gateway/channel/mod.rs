@@ -5,6 +5,7 @@
 //! and a channel starts nothing that outlives it.
 
 pub mod chat;
+pub mod telegram;
 
 use std::{fmt, time::Duration};
 
