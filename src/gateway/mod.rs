@@ -20,5 +20,6 @@ pub mod config;
 pub mod events;
 pub mod journal;
 pub mod message;
+pub mod page;
 pub mod rpc;
 pub mod server;
