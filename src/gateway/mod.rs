@@ -21,5 +21,6 @@ pub mod events;
 pub mod http_client;
 pub mod journal;
 pub mod message;
+pub mod page;
 pub mod rpc;
 pub mod server;
