@@ -230,7 +230,7 @@ impl Channel for Chat {
     /// answer is then on its way. Dropped: as stopped.
     fn run(&self, life: ChannelLife) -> BoxFuture<'_, Result<(), ChannelError>> {
         Box::pin(async move {
-            let ChannelLife { intake, ready, quiet, stop } = life;
+            let ChannelLife { intake, ready, quiet, stop, .. } = life;
             {
                 let _running = Running::begin(&self.0, Life { intake, quiet });
                 ready.send_replace(true);

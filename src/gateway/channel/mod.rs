@@ -4,9 +4,6 @@
 //! is impossible: the next life begins when the future of the last one has ended or was dropped,
 //! and a channel starts nothing that outlives it.
 
-pub mod chat;
-pub mod telegram;
-
 use std::{fmt, time::Duration};
 
 use futures_util::future::BoxFuture;
@@ -16,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::message::{Intake, Outgoing};
 
+pub mod chat;
 pub mod roster;
+pub mod telegram;
 
 /// A way in and out of the gateway.
 pub trait Channel: fmt::Debug + Send + Sync + 'static {

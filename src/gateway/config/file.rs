@@ -131,6 +131,14 @@ impl ConfigFile {
         Ok(Content { hash: ContentHash::of(&bytes), bytes: Some(bytes), exposed })
     }
 
+    /// The copy of the last config that was in force; none: there is none that can be used. Blocks
+    /// for a moment.
+    pub fn load_last_good(&self) -> Option<Loaded> {
+        let path = self.last_good();
+        let kept = Self { path, format: self.format, optional: false };
+        kept.load().ok()
+    }
+
     /// Reads the settings. Blocks for a moment.
     ///
     /// # Errors

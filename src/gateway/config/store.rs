@@ -178,20 +178,32 @@ struct Refusal {
 }
 
 impl Store {
-    /// Reads the file, and takes what it says to be in force. Blocks for a moment.
+    /// Reads the file, and takes what it says to be in force. If it cannot be used, what was last in
+    /// force is so again, and [`Changes`] tells of the file: an edit that went wrong does not keep
+    /// the gateway from starting. Blocks for a moment.
     ///
     /// # Errors
     ///
-    /// As [`ConfigFile::load`].
+    /// As [`ConfigFile::load`], where there is no last good copy.
     pub fn open(file: ConfigFile) -> Result<(Self, Changes), ConfigError> {
-        let accepted = file.load()?;
+        let (accepted, refused) = match file.load() {
+            Ok(loaded) => (loaded, None),
+            Err(error) => match file.load_last_good() {
+                Some(kept) => {
+                    let content = file.read().map(|content| content.hash.to_string());
+                    let what = content.unwrap_or_else(|unread| unread.to_string());
+                    (kept, Some(Refusal { what, error: Arc::new(error), told: false }))
+                }
+                None => return Err(error),
+            },
+        };
         let state = State {
             source: Source::File,
             in_force: Arc::clone(&accepted.config),
             whole: Some(accepted.hash.clone()),
             told: accepted.hash.clone(),
             pending: None,
-            refused: None,
+            refused,
             accepted,
         };
         let shared = Arc::new(Shared {

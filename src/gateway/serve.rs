@@ -1,0 +1,306 @@
+//! One life of the gateway: built, served, closed.
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "it tells its address")]
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use thiserror::Error;
+use tokio::task::JoinSet;
+
+use crate::{
+    drain::plan::Budget,
+    gateway::{
+        archive::JournalArchive,
+        assembly::{Assembly, revealed},
+        channel::{
+            chat::{Chat, ChatParts, Limits as ChatLimits, Snapshot},
+            roster::Roster,
+            webhook::Webhook,
+        },
+        config::{
+            error::ConfigError,
+            file::ConfigFile,
+            schema::Config,
+            store::{Changes, Store},
+            watch,
+        },
+        events::{Event, Events, Said},
+        http_client,
+        journal::{Journal, Opened, OpenError, SqliteOptions},
+        launch::{Launch, StateError},
+        message::{Intake, ReplyId},
+        operator::{self, Operator, OperatorMethods},
+        page,
+        reload::Reloader,
+        router::{self, Router},
+        server::{
+            auth::{Access, Token, TokenError},
+            http::{BindError, Http, Limits, Serving},
+            metrics::Metrics,
+            probes::{Identity, Probes, Readiness},
+        },
+    },
+    lifecycle::{self, Closing, Exit, Life, Options, RunError, Server},
+    protocol::{env as names, exit},
+    restart::driver::RestartOptions,
+    sys::clock,
+};
+
+/// What the journal is called in the state folder.
+pub const JOURNAL: &str = "journal.db";
+/// What the token is called in the state folder.
+pub const TOKEN: &str = "token";
+
+/// Why a gateway did not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// There is no folder to keep things in.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The config cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Something that the config names is not there.
+    #[error("{0}")]
+    Settings(String),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// The journal cannot be read.
+    #[error("the journal cannot be read: {0}")]
+    Unread(String),
+    /// The token cannot be made or read.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// It cannot listen.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// Runs the gateway until it leaves; gives its exit code. To be called in a tokio runtime.
+pub async fn run(launch: Launch) -> ExitCode {
+    let state = match launch.state_dir() {
+        Ok(state) => state,
+        Err(why) => return refuse(exit::CANNOT_CREATE, &why),
+    };
+    // What a config says of restarts and drains holds for the life of the process.
+    let opened = ConfigFile::new(launch.config.clone()).and_then(Store::open);
+    let (config, changes) = match opened {
+        Ok(opened) => opened,
+        Err(why) => return refuse(exit::CONFIG, &why),
+    };
+    let options = options(&config.config()).lock_in(&state);
+    let process = Arc::new(Process {
+        launch,
+        state,
+        config,
+        changes: Mutex::new(Some(changes)),
+        is_misconfigured: AtomicBool::new(false),
+    });
+    let starting = Arc::clone(&process);
+    let code = lifecycle::run_with(options, move |life| start(Arc::clone(&starting), life)).await;
+    // A config that no start can use is not worth another one.
+    if process.is_misconfigured.load(Ordering::Acquire) { ExitCode::from(exit::CONFIG) } else { code }
+}
+
+/// What lives as long as the process.
+#[derive(Debug)]
+struct Process {
+    launch: Launch,
+    state: PathBuf,
+    config: Store,
+    /// There is one end of it: each life takes it from the one before.
+    changes: Mutex<Option<Changes>>,
+    is_misconfigured: AtomicBool,
+}
+
+fn options(config: &Config) -> Options {
+    let restart = &config.restart;
+    let defaults = Budget::default();
+    let budget = Budget {
+        restart: restart.drain.duration(),
+        stop: restart.stop.duration(),
+        ..defaults
+    };
+    let mut restarts = RestartOptions::from_env();
+    restarts.scheduler.cooldown = restart.cooldown.duration();
+    restarts.scheduler.deferral = restart.deferral.duration();
+    restarts.grants.external = restart.external;
+    // A reply ends when it has arrived or is too old: the journal decides.
+    Options::from_env().budget(budget).restarts(restarts).reply_attempts(u32::MAX)
+}
+
+async fn start(process: Arc<Process>, life: Life) -> Result<Gateway, StartError> {
+    let started = build(&process, life).await;
+    if let Err(StartError::Config(_) | StartError::Settings(_)) = &started {
+        process.is_misconfigured.store(true, Ordering::Release);
+    }
+    started
+}
+
+async fn build(process: &Process, life: Life) -> Result<Gateway, StartError> {
+    let since = clock::now();
+    let config = if life.iteration() == 1 {
+        process.config.config()
+    } else {
+        process.config.begin().await
+    };
+    let mut warnings = Vec::new();
+    let metrics = Metrics::new();
+    metrics.life(life.generation().unwrap_or_default(), life.iteration());
+    let probes = Probes::new(Identity {
+        generation: life.generation(),
+        nonce: std::env::var(names::NONCE).ok(),
+        iteration: life.iteration(),
+    });
+
+    let bind = process.launch.bind.unwrap_or(config.server.bind);
+    let limits = Limits {
+        max_body: bytes(config.server.max_body),
+        max_connections: config.server.max_connections,
+        header_timeout: config.server.header_timeout.duration(),
+        ..Limits::default()
+    };
+    let http = Http::bind(bind, limits).await?;
+    let address = http.address();
+    let token = match revealed("server.token", config.server.token.as_ref()) {
+        Ok(Some(token)) => Token::chosen(&token, "server.token")?,
+        Ok(None) => Token::in_folder(&process.state)?,
+        Err(why) => return Err(StartError::Settings(why)),
+    };
+    let access = Access::new(address, token, config.server.origins.clone());
+
+    let opened = Sqlite::open(
+        &process.state.join(JOURNAL),
+        SqliteOptions { sync: config.journal.sync },
+    )?;
+    if let Some(aside) = opened.set_aside {
+        let told = format!(
+            "the journal was damaged ({}): it is kept as {}, and a new one is begun; what it held \
+             unanswered is not answered",
+            aside.why,
+            aside.path.display()
+        );
+        tracing::error!("{told}");
+        warnings.push(told);
+    }
+    let journal = Journal::start(opened.storage);
+    probes.journal(Readiness::Ready);
+
+    let client = http_client::client();
+    let agent = Assembly::agent(&config, client.clone()).map_err(StartError::Settings)?;
+    let events = Events::default();
+    let last_reply = last_reply(&journal, &events).await?;
+    let router = Router::new(router::Parts {
+        drain: life.drain().clone(),
+        journal: journal.clone(),
+        events: events.clone(),
+        metrics: metrics.clone(),
+        config: Arc::clone(&config),
+        agent,
+    });
+    let roster = Roster::new(Intake::new(router.intake()));
+    router.deliver_by(roster.clone());
+
+    let operator = Operator::new(operator::Parts {
+        life: life.clone(),
+        config: process.config.clone(),
+        router: router.clone(),
+        roster: roster.clone(),
+        journal: journal.clone(),
+        since,
+        warnings,
+    });
+    let archive = JournalArchive::new(journal.clone());
+    let chat = Chat::new(ChatParts {
+        token_ok: {
+            let access = access.clone();
+            Arc::new(move |given| access.token().is(given))
+        },
+        origins: {
+            let access = access.clone();
+            Arc::new(move |headers| access.check(headers).map_err(|why| why.to_string()))
+        },
+        events: events.clone(),
+        methods: Arc::new(OperatorMethods(Arc::clone(&operator))),
+        archive: archive.clone(),
+        limits: ChatLimits { max_payload: bytes(config.server.max_body), ..ChatLimits::default() },
+        snapshot: {
+            let (life, last_reply) = (life.clone(), Arc::clone(&last_reply));
+            Arc::new(move || Snapshot {
+                generation: life.generation().unwrap_or_default(),
+                iteration: life.iteration(),
+                uptime: clock::now().saturating_duration_since(since),
+                last_reply: ReplyId(last_reply.load(Ordering::Relaxed)),
+            })
+        },
+    });
+    let webhook = Webhook::new(&config.hooks, client.clone(), archive)
+        .map_err(|why| StartError::Settings(why.to_string()))?;
+    let assembly = Assembly { client, journal: journal.clone(), chat, webhook };
+    let channels = assembly.channels(&config).map_err(StartError::Settings)?;
+
+    let ask = {
+        let journal = journal.clone();
+        Arc::new(move || {
+            let journal = journal.clone();
+            async move { journal.figures().await.ok() }.boxed()
+        })
+    };
+    let app = probes
+        .routes()
+        .merge(access.guard_token_from_afar(metrics.routes(ask)))
+        .merge(access.guard_token(operator::routes(Arc::clone(&operator))))
+        .merge(access.guard_pages(page::routes()))
+        .merge(assembly.chat.routes())
+        .merge(assembly.webhook.routes());
+    let serving = http.serve(app);
+
+    // What the last life left goes first: before the channels bring anything new.
+    let told = journal.release(None).await.map_err(|why| StartError::Unread(why.to_string()))?;
+    let recovered = router.recover().await.map_err(|why| StartError::Unread(why.to_string()))?;
+    if !recovered.is_nothing() || !told.is_empty() {
+        tracing::info!("from the journal: {recovered}");
+    }
+    for channel in channels.into_values() {
+        roster.add(channel);
+    }
+
+    hooks(&life, &events, &roster, &router, &probes, &metrics);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(upkeep::channels(roster.clone(), probes.clone(), metrics.clone()));
+    tasks.spawn(upkeep::journal(journal.clone(), probes.clone(), process.config.clone()));
+    tasks.spawn(upkeep::connections(
+        serving.connections(),
+        assembly.chat.clone(),
+        metrics.clone(),
+    ));
+    let reloader = Reloader {
+        life: life.clone(),
+        config: process.config.clone(),
+        assembly: assembly.clone(),
+        roster: roster.clone(),
+        router: router.clone(),
+        access: access.clone(),
+        metrics: metrics.clone(),
+    };
+    let changes = lock(&process.changes).take();
+    let reload = changes.map(|changes| Reload::start(reloader, changes, process.config.clone()));
+    process.config.started().await;
+
+    probes.started();
+    if life.generation().is_none_or(|generation| generation == 1) && life.iteration() == 1 {
+        announce(address, &access);
+    }
+    tracing::info!(%address, generation = life.generation(), iteration = life.iteration(), "serving");
+    Ok(Gateway { life, probes, events, serving, assembly, roster, router, journal, tasks, reload })
+}
