@@ -1,6 +1,6 @@
 //! The seam between the journal and the engine that keeps it.
 
-use std::time::SystemTime;
+use std::{fmt, str::FromStr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,6 +21,18 @@ pub trait Storage: Send + 'static {
     fn commit(&mut self, batch: &[Write]) -> Result<Vec<Written>, StorageError>;
 
     /// What every commit so far has made of the journal.
+    fn read(&mut self, query: &Query) -> Result<Found, StorageError>;
+
+    /// A second way to read, beside the thread that writes: what it finds is at least what was
+    /// committed before it was asked. None: all is read by [`Self::read`], between two commits.
+    fn reader(&self) -> Option<Box<dyn Reader>> {
+        None
+    }
+}
+
+/// Reads a journal that another thread writes.
+pub trait Reader: Send {
+    /// See [`Storage::read`].
     fn read(&mut self, query: &Query) -> Result<Found, StorageError>;
 }
 
@@ -60,14 +72,16 @@ pub enum Write {
         /// When.
         at: SystemTime,
     },
-    /// The notices that were held are prepared.
+    /// The notices that were held are prepared; it tells which.
     Release {
         /// Their text is replaced by this, if it is given.
         text: Option<String>,
     },
     /// A notice that was held is not sent after all.
     Withdraw(ReplyId),
-    /// A reply changes hands. From `done` and `dead` it does not move any more.
+    /// A reply changes hands, if [`custody::may_move`](super::custody::may_move) allows it: from
+    /// `done` and `dead` it does not move any more. To begin counts as an attempt, and what goes
+    /// from unknown back to prepared as sent again.
     Reply {
         /// Which.
         id: ReplyId,
@@ -87,8 +101,13 @@ pub enum Write {
         /// When.
         at: SystemTime,
     },
-    /// A dead message or reply is to be tried again.
-    Retry(DeadLetterId),
+    /// A dead message or reply is to be tried again, as if it came now: the TTL begins anew.
+    Retry {
+        /// Which.
+        id: DeadLetterId,
+        /// When.
+        at: SystemTime,
+    },
     /// The oldest exchanges of a session, up to and with this one, are remembered by this text.
     Compact {
         /// Whose.
@@ -105,8 +124,9 @@ pub enum Write {
         /// What.
         value: String,
     },
-    /// What is done and older than this is forgotten: answered messages, replies that are done,
-    /// and, if so wished, dead letters.
+    /// What is done and older than this is forgotten: replies that are done, answered messages of
+    /// whose replies none is left, and, if so wished, dead letters. At most
+    /// [`PURGED_AT_ONCE`] of each, as others wait meanwhile; nothing changed: there was no more.
     Purge {
         /// What ended before.
         before: SystemTime,
@@ -114,6 +134,9 @@ pub enum Write {
         dead_too: bool,
     },
 }
+
+/// How much one [`Write::Purge`] forgets.
+pub const PURGED_AT_ONCE: u32 = 500;
 
 /// What a write has done.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -146,7 +169,7 @@ pub enum Query {
     /// The replies to a message.
     RepliesTo(MessageId),
     /// The replies of a conversation after this one, the oldest first: what a client that was away
-    /// has missed.
+    /// has missed. None that is held.
     RepliesAfter {
         /// Whose.
         conversation: Conversation,
@@ -155,20 +178,21 @@ pub enum Query {
         /// At most so many, the newest.
         limit: usize,
     },
-    /// Messages and replies of a conversation as people see it, the oldest first.
+    /// Messages and replies of a conversation as people see it, the oldest first. No reply that is
+    /// held.
     Transcript {
         /// Whose.
         conversation: Conversation,
-        /// At most so many, the newest.
+        /// At most so many together, the newest.
         limit: usize,
     },
     /// What a session remembers.
     History(Conversation),
     /// A value that a channel keeps.
     Kept(String),
-    /// Dead letters, the newest first, at most so many.
+    /// Dead letters, those that died last first, at most so many together.
     DeadLetters(usize),
-    /// Messages and replies, the newest first, at most so many.
+    /// Messages and replies, the newest first, at most so many together.
     Latest(usize),
     /// How many there are.
     Figures,
@@ -199,7 +223,7 @@ pub struct StoredMessage {
     pub id: MessageId,
     /// As it came.
     pub inbound: Inbound,
-    /// When it was accepted.
+    /// When it was accepted, or was last given another chance by [`Write::Retry`].
     pub at: SystemTime,
     /// Where it stands.
     pub state: MessageState,
@@ -293,7 +317,7 @@ pub struct Figures {
 }
 
 /// Why the engine could not do it. What was accepted is still there.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum StorageError {
     /// No room is left.
@@ -308,4 +332,52 @@ pub enum StorageError {
     /// Something else, that may pass.
     #[error("journal: {0}")]
     Failed(String),
+    /// The journal was closed, or its thread has ended.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+impl fmt::Display for DeadLetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message(id) => write!(f, "m{}", id.0),
+            Self::Reply(id) => write!(f, "r{}", id.0),
+        }
+    }
+}
+
+impl FromStr for DeadLetterId {
+    type Err = NoDeadLetterId;
+
+    fn from_str(text: &str) -> Result<Self, NoDeadLetterId> {
+        let wrong = || NoDeadLetterId(text.to_owned());
+        let digits = text.get(1..).filter(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
+        let number = digits.and_then(|rest| rest.parse().ok()).ok_or_else(wrong)?;
+        match text.as_bytes()[0] {
+            b'm' => Ok(Self::Message(MessageId(number))),
+            b'r' => Ok(Self::Reply(ReplyId(number))),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// A text names no dead letter.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("`{0}` is no id of the journal: write m17 for a message, r17 for a reply")]
+pub struct NoDeadLetterId(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_is_named_by_a_letter_and_a_number_and_by_nothing_else() {
+        for id in [DeadLetterId::Message(MessageId(17)), DeadLetterId::Reply(ReplyId(4))] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for wrong in ["", "m", "17", "x17", "m-1", "m+1", "m1 ", "é1", "m99999999999999999999"] {
+            let error = wrong.parse::<DeadLetterId>().unwrap_err().to_string();
+            assert!(error.contains("write m17"), "{error}");
+        }
+    }
 }
