@@ -1,6 +1,12 @@
 //! What happens in the gateway, for those who look on: the clients of the chat protocol.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::broadcast;
 
@@ -9,7 +15,10 @@ use crate::gateway::message::{Conversation, ReplyId};
 /// A stream of [`Event`]s to any number of listeners. One that lags behind loses the oldest, and is
 /// told how many: what counts can be read again from the journal.
 #[derive(Clone, Debug)]
-pub struct Events(broadcast::Sender<Arc<Event>>);
+pub struct Events {
+    sender: broadcast::Sender<Arc<Event>>,
+    last_reply: Arc<AtomicI64>,
+}
 
 /// Something happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,20 +60,33 @@ pub enum Said {
 
 impl Default for Events {
     fn default() -> Self {
-        Self(broadcast::Sender::new(LAG))
+        Self { sender: broadcast::Sender::new(LAG), last_reply: Arc::default() }
     }
 }
 
 impl Events {
     /// Tells everyone who listens now.
     pub fn tell(&self, event: Event) {
+        if let Event::Chat { said: Said::Final(id, _), .. } = &event {
+            self.replied(*id);
+        }
         // Nobody listens.
-        let _ = self.0.send(Arc::new(event));
+        let _ = self.sender.send(Arc::new(event));
+    }
+
+    /// There is this reply, or a newer one.
+    pub fn replied(&self, id: ReplyId) {
+        self.last_reply.fetch_max(id.0, Ordering::Relaxed);
+    }
+
+    /// The newest reply that was told of; 0: none.
+    pub fn last_reply(&self) -> ReplyId {
+        ReplyId(self.last_reply.load(Ordering::Relaxed))
     }
 
     /// What happens from now on.
     pub fn listen(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.0.subscribe()
+        self.sender.subscribe()
     }
 }
 

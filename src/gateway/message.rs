@@ -124,6 +124,15 @@ impl FromStr for Conversation {
 }
 
 impl NotAccepted {
+    /// In one word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Journal(_) => "journal",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+
     /// When it is worth another try; none: never.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

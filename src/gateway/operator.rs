@@ -245,10 +245,7 @@ impl Operator {
         for it in concerned {
             let _ = self.parts.journal.withdraw(it.notice).await;
             let text = format!("No restart after all: {why}.");
-            match self.parts.journal.notice(it.conversation, text, Value::Null, false).await {
-                Ok(id) => self.parts.router.send_prepared(id).await,
-                Err(error) => tracing::error!(%error, "a notice is lost"),
-            }
+            self.parts.router.notify(&it.conversation, text).await;
         }
     }
 }

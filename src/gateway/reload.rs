@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
         config::{
             plan::Subsystem,
             store::{Change, Changes, News, Source, Store},
+            watch::Watch,
         },
         router::Router,
         server::{auth::Access, metrics::Metrics},
@@ -42,11 +44,40 @@ pub struct Reloader {
     pub metrics: Metrics,
 }
 
+/// The task that takes up changes. To be stopped; dropped, it goes on.
+#[derive(Debug)]
+pub struct Reload {
+    stop: CancellationToken,
+    task: JoinHandle<Changes>,
+    /// Looks at the file as long as it lives.
+    _watch: Watch,
+}
+
+impl Reload {
+    /// Begins. To be called in a tokio runtime.
+    pub fn start(reloader: Reloader, changes: Changes) -> Self {
+        let watch = Watch::start(&reloader.config);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(reloader.run(changes, stop.clone()));
+        Self { stop, task, _watch: watch }
+    }
+
+    /// Gives back the end of the changes, for the next life; none: the task has panicked.
+    pub async fn stop(self) -> Option<Changes> {
+        self.stop.cancel();
+        self.task.await.ok()
+    }
+}
+
 impl Reloader {
-    /// Takes up change after change, until it is dropped.
-    pub async fn run(self, mut changes: Changes) {
+    /// Takes up change after change, until it is told to stop.
+    async fn run(self, mut changes: Changes, stop: CancellationToken) -> Changes {
         loop {
-            match changes.next().await {
+            let news = tokio::select! {
+                () = stop.cancelled() => return changes,
+                news = changes.next() => news,
+            };
+            match news {
                 News::Changed(change) => self.take_up(change).await,
                 News::Reverted { id } => {
                     tracing::info!("the config is as it was: no restart for it");

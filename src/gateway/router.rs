@@ -17,6 +17,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::{
@@ -32,7 +33,7 @@ use crate::{
         channel::roster::Roster,
         config::schema::{Busy, Config},
         events::Events,
-        journal::Journal,
+        journal::{Journal, storage::StorageError},
         message::{Accept, Accepted, Conversation, Inbound, MessageId, NotAccepted},
         server::metrics::Metrics,
     },
@@ -203,13 +204,13 @@ impl Router {
     /// # Errors
     ///
     /// The journal cannot be read.
-    pub async fn recover(&self) -> Result<Recovered, crate::gateway::journal::JournalError> {
+    pub async fn recover(&self) -> Result<Recovered, StorageError> {
         self.inner.recover().await
     }
 
-    /// Sends replies that were put into the journal by somebody else: notices.
-    pub async fn send_prepared(&self, id: crate::gateway::message::ReplyId) {
-        self.inner.send_prepared(id).await;
+    /// Says something to a conversation that answers nothing. Kept until it is delivered.
+    pub async fn notify(&self, conversation: &Conversation, text: String) {
+        self.inner.notify(conversation, Value::Null, text).await;
     }
 }
 
@@ -257,9 +258,7 @@ impl Inner {
         if !lock(&self.live).insert(&work) {
             return;
         }
-        if let Err(work) = self.recovery.queue_up(work) {
-            self.push(work);
-        }
+        self.line_up(work);
     }
 
     /// Into the inbox. What that refuses stays in the journal for the next life.
@@ -343,12 +342,16 @@ impl Live {
     }
 
     fn remove(&mut self, work: &Work) {
-        if self.ids.remove(&work.id)
-            && let Some(count) = self.by_conversation.get_mut(&work.inbound.conversation)
+        self.forget(work.id, &work.inbound.conversation);
+    }
+
+    fn forget(&mut self, id: MessageId, conversation: &Conversation) {
+        if self.ids.remove(&id)
+            && let Some(count) = self.by_conversation.get_mut(conversation)
         {
             *count -= 1;
             if *count == 0 {
-                self.by_conversation.remove(&work.inbound.conversation);
+                self.by_conversation.remove(conversation);
             }
         }
     }
@@ -367,7 +370,7 @@ impl Accept for Door {
             check(&inbound)?;
             let gone = || NotAccepted::Unavailable("the gateway is closed".to_owned());
             let router = self.0.upgrade().ok_or_else(gone)?;
-            let metrics = router.metrics.clone();
+            let (metrics, began) = (router.metrics.clone(), std::time::Instant::now());
             let channel = Arc::clone(&inbound.conversation.channel);
             // Before the task: tasks may begin in another order.
             let turn = router.doors.enter(&inbound.conversation).await;
@@ -376,7 +379,10 @@ impl Accept for Door {
             let accepted = tokio::spawn(router.accept(inbound, turn)).await;
             let accepted = accepted
                 .unwrap_or_else(|_| Err(NotAccepted::Unavailable("the gateway leaves".to_owned())));
-            metrics.accepted(&channel, &accepted);
+            match &accepted {
+                Ok(_) => metrics.accepted(&channel, began.elapsed()),
+                Err(why) => metrics.refused(&channel, why.word()),
+            }
             accepted
         })
     }

@@ -2,13 +2,15 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "it tells its address")]
 
 use std::{
-    io::{self, Write},
-    path::{Path, PathBuf},
+    fmt,
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
     sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -30,16 +32,19 @@ use crate::{
             file::ConfigFile,
             schema::Config,
             store::{Changes, Store},
-            watch,
         },
-        events::{Event, Events, Said},
+        events::{Event, Events},
         http_client,
-        journal::{Journal, Opened, OpenError, SqliteOptions},
+        journal::{
+            Journal,
+            sqlite::{OpenError, Sqlite, SqliteOptions},
+            storage::StorageError,
+        },
         launch::{Launch, StateError},
-        message::{Intake, ReplyId},
+        message::Intake,
         operator::{self, Operator, OperatorMethods},
         page,
-        reload::Reloader,
+        reload::{Reload, Reloader},
         router::{self, Router},
         server::{
             auth::{Access, Token, TokenError},
@@ -47,11 +52,13 @@ use crate::{
             metrics::Metrics,
             probes::{Identity, Probes, Readiness},
         },
+        upkeep,
     },
-    lifecycle::{self, Closing, Exit, Life, Options, RunError, Server},
+    lifecycle::{self, Closing, Life, Options, Server},
     protocol::{env as names, exit},
     restart::driver::RestartOptions,
     sys::clock,
+    units::Size,
 };
 
 /// What the journal is called in the state folder.
@@ -147,7 +154,7 @@ async fn start(process: Arc<Process>, life: Life) -> Result<Gateway, StartError>
     started
 }
 
-async fn build(process: &Process, life: Life) -> Result<Gateway, StartError> {
+async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError> {
     let since = clock::now();
     let config = if life.iteration() == 1 {
         process.config.config()
@@ -199,7 +206,8 @@ async fn build(process: &Process, life: Life) -> Result<Gateway, StartError> {
     let client = http_client::client();
     let agent = Assembly::agent(&config, client.clone()).map_err(StartError::Settings)?;
     let events = Events::default();
-    let last_reply = last_reply(&journal, &events).await?;
+    let (_, latest) = journal.latest(1).await.map_err(unread)?;
+    latest.first().inspect(|reply| events.replied(reply.id));
     let router = Router::new(router::Parts {
         drain: life.drain().clone(),
         journal: journal.clone(),
@@ -235,12 +243,12 @@ async fn build(process: &Process, life: Life) -> Result<Gateway, StartError> {
         archive: archive.clone(),
         limits: ChatLimits { max_payload: bytes(config.server.max_body), ..ChatLimits::default() },
         snapshot: {
-            let (life, last_reply) = (life.clone(), Arc::clone(&last_reply));
+            let (life, events) = (life.clone(), events.clone());
             Arc::new(move || Snapshot {
                 generation: life.generation().unwrap_or_default(),
                 iteration: life.iteration(),
                 uptime: clock::now().saturating_duration_since(since),
-                last_reply: ReplyId(last_reply.load(Ordering::Relaxed)),
+                last_reply: events.last_reply(),
             })
         },
     });
@@ -266,8 +274,8 @@ async fn build(process: &Process, life: Life) -> Result<Gateway, StartError> {
     let serving = http.serve(app);
 
     // What the last life left goes first: before the channels bring anything new.
-    let told = journal.release(None).await.map_err(|why| StartError::Unread(why.to_string()))?;
-    let recovered = router.recover().await.map_err(|why| StartError::Unread(why.to_string()))?;
+    let told = journal.release(None).await.map_err(unread)?;
+    let recovered = router.recover().await.map_err(unread)?;
     if !recovered.is_nothing() || !told.is_empty() {
         tracing::info!("from the journal: {recovered}");
     }
@@ -294,7 +302,7 @@ async fn build(process: &Process, life: Life) -> Result<Gateway, StartError> {
         metrics: metrics.clone(),
     };
     let changes = lock(&process.changes).take();
-    let reload = changes.map(|changes| Reload::start(reloader, changes, process.config.clone()));
+    let reload = changes.map(|changes| Reload::start(reloader, changes));
     process.config.started().await;
 
     probes.started();
@@ -302,5 +310,136 @@ async fn build(process: &Process, life: Life) -> Result<Gateway, StartError> {
         announce(address, &access);
     }
     tracing::info!(%address, generation = life.generation(), iteration = life.iteration(), "serving");
-    Ok(Gateway { life, probes, events, serving, assembly, roster, router, journal, tasks, reload })
+    let process = Arc::clone(process);
+    Ok(Gateway {
+        probes,
+        events,
+        serving,
+        assembly,
+        roster,
+        router,
+        journal,
+        tasks,
+        reload,
+        process,
+    })
+}
+
+/// A gateway that serves.
+struct Gateway {
+    probes: Probes,
+    events: Events,
+    serving: Serving,
+    assembly: Assembly,
+    roster: Roster,
+    router: Router,
+    journal: Journal,
+    tasks: JoinSet<()>,
+    reload: Option<Reload>,
+    process: Arc<Process>,
+}
+
+impl Server for Gateway {
+    type Closed = ();
+
+    /// All is drained. What could not be finished is in the journal as accepted, and the next life
+    /// takes it up: nothing is handed over but the disk.
+    async fn close(self, closing: &mut Closing) {
+        let Self { probes, serving, assembly, roster, router, journal, mut tasks, .. } = self;
+        probes.closing();
+        if let Some(reload) = self.reload {
+            *lock(&self.process.changes) = reload.stop().await;
+        }
+        let closed = async {
+            assembly.chat.close(closing.notice.text, closing.until).await;
+            serving.close(closing.until).await;
+        };
+        let (cut, ()) = tokio::join!(roster.stop_all(closing.until), closed);
+        if !cut.is_empty() {
+            tracing::warn!(channels = cut.join(", "), "cut: they did not stop in time");
+        }
+        tasks.shutdown().await;
+        router.close();
+        journal.close().await;
+        drop(self.events);
+    }
+}
+
+/// What the drain asks of us.
+fn hooks(
+    life: &Life,
+    events: &Events,
+    roster: &Roster,
+    router: &Router,
+    probes: &Probes,
+    metrics: &Metrics,
+) {
+    let drain = life.drain();
+    let tell = events.clone();
+    drain.on_announce("clients", move |notice| {
+        tell.tell(Event::Shutdown {
+            reason: notice.text.to_owned(),
+            restart_expected: notice.restart_expected,
+        });
+        async {}
+    });
+    let quiet = roster.clone();
+    drain.on_quiet("channels", move |_| {
+        let quiet = quiet.clone();
+        async move { quiet.quiet_all().await }
+    });
+    let (resumed, tell, again) = (roster.clone(), events.clone(), router.clone());
+    let (unsaid, uncounted) = (probes.clone(), metrics.clone());
+    drain.on_resume("channels", move |_| {
+        resumed.resume_all();
+        tell.tell(Event::Resumed);
+        unsaid.draining(None);
+        uncounted.drain(None);
+        let again = again.clone();
+        // What the drain refused or cut is in the journal.
+        async move { again.recover().await.map(drop) }
+    });
+    // Drains of a later life in this process are told to that life's listeners, too; they look the
+    // same to all.
+    let (tell, probes, metrics) = (events.clone(), probes.clone(), metrics.clone());
+    drain.on_progress(move |step| {
+        let told = format!("{}, {} left", step.now.phase, step.now.total_left());
+        probes.draining(Some(&told));
+        metrics.drain(Some(&step.now.phase.to_string()));
+        tell.tell(Event::Drain(Some(told)));
+    });
+}
+
+/// Tells a person where to go. Said once, by the first life: the token is a secret.
+fn announce(address: SocketAddr, access: &Access) {
+    let told = format!("chat page: {}\n", page_url(address, access.token().reveal()));
+    // Nobody reads: the page is there all the same.
+    let _ = std::io::stdout().lock().write_all(told.as_bytes());
+}
+
+/// Where the chat page is, with what opens it.
+pub fn page_url(address: SocketAddr, token: &str) -> String {
+    let host = if address.ip().is_unspecified() {
+        SocketAddr::from(([127, 0, 0, 1], address.port()))
+    } else {
+        address
+    };
+    format!("http://{host}/#token={token}")
+}
+
+fn unread(why: StorageError) -> StartError {
+    StartError::Unread(why.to_string())
+}
+
+fn refuse(code: u8, why: &dyn fmt::Display) -> ExitCode {
+    tracing::error!("cannot start: {why}");
+    ExitCode::from(code)
+}
+
+fn bytes(size: Size) -> usize {
+    usize::try_from(size.bytes()).unwrap_or(usize::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

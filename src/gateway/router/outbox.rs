@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, Weak},
     time::{Duration, SystemTime},
 };
@@ -15,7 +15,10 @@ use crate::{
     gateway::{
         channel::{Channel, Delivery},
         config::schema::UnknownReply,
-        journal::storage::{ReplyState, StoredReply},
+        journal::{
+            custody::{self, Recovery},
+            storage::{ReplyState, StoredReply},
+        },
         message::{Conversation, Outgoing, ReplyId},
     },
 };
@@ -35,7 +38,7 @@ pub(super) struct Outbox {
 struct Chain {
     replies: Dispatcher<Parcel>,
     /// Not delivered.
-    pending: usize,
+    on_way: HashSet<ReplyId>,
 }
 
 /// A reply in the journal, by name: its text is read when it is sent.
@@ -60,8 +63,9 @@ impl Outbox {
         !lock(&self.chains).keys().any(|conversation| &*conversation.channel == channel)
     }
 
-    /// Delivers a reply that the journal has as prepared, behind those that were given here before.
-    pub(super) async fn send(&self, conversation: &Conversation, id: ReplyId) {
+    /// Delivers a reply of the journal, behind those that were given here before. One that is on its
+    /// way already is not sent twice.
+    pub(super) fn send(&self, conversation: &Conversation, id: ReplyId) {
         let Some(router) = self.router.upgrade() else { return };
         let mut chains = lock(&self.chains);
         let chain = chains.entry(conversation.clone()).or_insert_with(|| {
@@ -75,19 +79,23 @@ impl Outbox {
                     };
                     let delivered = router.deliver(&parcel).await;
                     if !matches!(delivered, Err(SendError::Retry { .. })) {
-                        router.outbox.settled(&parcel.conversation);
+                        router.outbox.settled(&parcel.conversation, parcel.id);
                     }
                     delivered
                 }
             });
-            Chain { replies, pending: 0 }
+            Chain { replies, on_way: HashSet::new() }
         });
+        if !chain.on_way.insert(id) {
+            return;
+        }
         let parcel = Parcel { id, conversation: conversation.clone() };
         match chain.replies.enqueue(Kind::Final, parcel) {
-            Enqueued::Queued => chain.pending += 1,
+            Enqueued::Queued => {}
             // The drain is over: the next life sends it.
             Enqueued::Returned(_) | Enqueued::Skipped(_) => {
-                if chain.pending == 0 {
+                chain.on_way.remove(&id);
+                if chain.on_way.is_empty() {
                     chains.remove(conversation);
                 }
             }
@@ -96,11 +104,11 @@ impl Outbox {
 
     /// One more reply of a conversation is at its end. Called within its own send, so that the last
     /// one completes the chain.
-    fn settled(&self, conversation: &Conversation) {
+    fn settled(&self, conversation: &Conversation, id: ReplyId) {
         let mut chains = lock(&self.chains);
         let Some(chain) = chains.get_mut(conversation) else { return };
-        chain.pending -= 1;
-        if chain.pending == 0 {
+        chain.on_way.remove(&id);
+        if chain.on_way.is_empty() {
             let chain = chains.remove(conversation);
             drop(chains);
             drop(chain); // completes it
@@ -126,14 +134,51 @@ impl Inner {
         let Some(channel) = channel else {
             return Err(SendError::retry_after(NO_CHANNEL, "its channel is not configured"));
         };
+        let outgoing = outgoing(&reply);
+        if custody::needs_look_up(reply.state) && !self.take_up(&reply, &outgoing, &*channel).await? {
+            return Ok(());
+        }
         // Where a second copy does no harm, a crash in the midst of a send needs no mark.
         if !channel.is_idempotent() {
             self.moves(&reply, ReplyState::Started, None).await?;
         }
-        let outgoing = outgoing(&reply);
         let delivery = channel.send(&outgoing).await;
-        self.metrics.delivery(channel.name(), &delivery);
+        self.metrics.reply(channel.name(), word(&delivery));
         self.delivered(&reply, delivery, channel.as_ref()).await
+    }
+
+    /// A send of it was cut off, by a crash or a drain. Whether it is to be sent now.
+    async fn take_up(
+        &self,
+        reply: &StoredReply,
+        outgoing: &Outgoing,
+        channel: &dyn Channel,
+    ) -> Result<bool, SendError> {
+        let found = channel.look_up(outgoing).await;
+        let policy = self.config().journal.unknown;
+        match custody::recover(reply.state, channel.is_idempotent(), found, policy) {
+            Recovery::Leave => Ok(false),
+            Recovery::Send => {
+                self.moves(reply, ReplyState::Prepared, None).await?;
+                Ok(true)
+            }
+            Recovery::Resend => {
+                self.metrics.reply(channel.name(), "unknown");
+                if reply.state != ReplyState::Unknown {
+                    self.moves(reply, ReplyState::Unknown, None).await?;
+                }
+                self.moves(reply, ReplyState::Prepared, None).await?;
+                Ok(true)
+            }
+            Recovery::MarkDone => {
+                self.moves(reply, ReplyState::Done, None).await?;
+                Ok(false)
+            }
+            Recovery::Bury => {
+                self.bury(reply, "it may have arrived, and is not sent again").await?;
+                Ok(false)
+            }
+        }
     }
 
     async fn delivered(
@@ -194,15 +239,6 @@ impl Inner {
         let age = SystemTime::now().duration_since(reply.at).unwrap_or_default();
         age > self.config().journal.ttl.duration()
     }
-
-    /// Puts a reply on its way that the journal has as prepared.
-    pub(super) async fn send_prepared(&self, id: ReplyId) {
-        match self.journal.reply(id).await {
-            Ok(Some(reply)) => self.outbox.send(&reply.conversation, id).await,
-            Ok(None) => {}
-            Err(why) => tracing::error!(reply = id.0, %why, "it is sent after the next start"),
-        }
-    }
 }
 
 /// As its channel gets it.
@@ -215,5 +251,15 @@ pub(super) fn outgoing(reply: &StoredReply) -> Outgoing {
         context: reply.context.clone(),
         answers: reply.answers.clone(),
         attempt: reply.attempts.saturating_add(1),
+    }
+}
+
+/// How a delivery ended, in one word, for metrics.
+fn word(delivery: &Delivery) -> &'static str {
+    match delivery {
+        Delivery::Sent(_) => "delivered",
+        Delivery::NotSent { .. } => "failed",
+        Delivery::Unknown(_) => "unknown",
+        Delivery::Permanent(_) => "dead",
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -205,9 +206,9 @@ impl Inner {
                 Ok(kept) => {
                     for (id, text) in kept.into_iter().zip(replies) {
                         self.say(conversation, bundle, Said::Final(id, text));
-                        self.outbox.send(conversation, id).await;
+                        self.outbox.send(conversation, id);
                     }
-                    self.metrics.answered(&conversation.channel, bundle.len());
+                    self.metrics.answered(bundle.len() as u64);
                     return Tried::Answered;
                 }
                 // The answer is worth keeping: the disk may have room again in a moment.
@@ -253,17 +254,17 @@ impl Inner {
         }
         self.say(conversation, bundle, Said::Error(why.to_owned()));
         let text = format!("Your message could not be answered: {why}");
-        self.notify(conversation, bundle, text).await;
+        let context = bundle.last().map(|work| work.inbound.context.clone()).unwrap_or_default();
+        self.notify(conversation, context, text).await;
     }
 
     /// A message of the gateway's own to a conversation, by way of the journal.
     pub(super) async fn notify(
         self: &Arc<Self>,
         conversation: &Conversation,
-        bundle: &[Arc<Work>],
+        context: Value,
         text: String,
     ) {
-        let context = bundle.last().map(|work| work.inbound.context.clone()).unwrap_or_default();
         let kept = self.journal.notice(conversation.clone(), text.clone(), context, false).await;
         match kept {
             Ok(id) => {
@@ -273,7 +274,7 @@ impl Inner {
                     said: Said::Final(id, text),
                 };
                 self.events.tell(told);
-                self.outbox.send(conversation, id).await;
+                self.outbox.send(conversation, id);
             }
             Err(why) => tracing::error!(%conversation, %why, "a notice is lost"),
         }
