@@ -67,7 +67,7 @@ impl Document {
             }
             Format::Json5 => {
                 document.places = json5::places(text)?;
-                if !document.places.is_empty() || !json5::is_blank(text) {
+                if !text.trim().is_empty() {
                     document.value = json5::parse(text)?;
                 }
             }
@@ -123,6 +123,12 @@ impl Document {
         let problem = told(message);
         Fault { place: self.place(&key), key: Some(key).filter(|key| !key.is_empty()), problem }
     }
+}
+
+/// One value of JSON5.
+pub(super) fn json5_value(text: &str) -> Result<Value, Fault> {
+    json5::places(text)?;
+    json5::parse(text)
 }
 
 /// The dotted key of `name` in `table`.

@@ -78,6 +78,20 @@ impl ConfigFile {
         }
     }
 
+    /// As [`Self::new`], also for a [copy that was kept](Self::last_good).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`], of the name without `.last-good`.
+    pub fn of_kept(path: PathBuf) -> Result<Self, ConfigError> {
+        let kept = path.extension().is_some_and(|extension| extension == "last-good");
+        let format = if kept { Format::of(&path.with_extension("")) } else { Format::of(&path) };
+        match format {
+            Some(format) => Ok(Self { path, format, optional: false }),
+            None => Err(ConfigError::UnknownFormat { path }),
+        }
+    }
+
     /// `$XDG_CONFIG_HOME/lockkeeper/gateway.toml`; without the variable, in `~/.config`; without a
     /// home, in `/etc`.
     pub fn default_path() -> PathBuf {
@@ -274,7 +288,9 @@ fn real_path(path: &Path) -> io::Result<PathBuf> {
     for _ in 0..MAX_LINKS {
         match fs::read_link(&path) {
             // Relative to the folder of the link. Absolute ones replace it.
-            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Ok(target) => {
+                path = path.parent().map_or(target.clone(), |folder| folder.join(&target))
+            }
             Err(_) => return Ok(path),
         }
     }

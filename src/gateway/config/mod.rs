@@ -14,12 +14,16 @@
 //! the change that the gateway is told of, and what needs a restart stays different until then.
 
 pub mod check;
+pub mod cli;
 pub mod diff;
 pub mod document;
 pub mod error;
 pub mod file;
 pub mod merge;
 pub mod plan;
+pub mod rewrite;
 pub mod schema;
 pub mod secret;
+pub mod settle;
 pub mod store;
+pub mod watch;

@@ -50,8 +50,11 @@ pub struct Plan {
     pub later: Vec<String>,
 }
 
+/// From a path to what it needs.
+type Rule = fn(&str) -> Effect;
+
 /// The rules. Of those whose key begins the path, the longest holds; without one, a restart.
-const RULES: [(&str, fn(&str) -> Effect); 15] = [
+const RULES: [(&str, Rule); 15] = [
     ("agent", |_| Effect::Hot(Subsystem::Agent)),
     ("channels.chat", channel),
     ("channels.imessage", channel),
@@ -72,7 +75,7 @@ const RULES: [(&str, fn(&str) -> Effect); 15] = [
 
 /// What a changed key needs.
 pub fn effect(path: &str) -> Effect {
-    let begins = |rule: &&(&str, fn(&str) -> Effect)| {
+    let begins = |rule: &&(&str, Rule)| {
         path.strip_prefix(rule.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
     let rule = RULES.iter().filter(begins).max_by_key(|rule| rule.0.len());

@@ -145,7 +145,7 @@ pub enum Busy {
 }
 
 /// How a changed file takes effect.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reload {
     /// Which changes do.
@@ -319,12 +319,6 @@ impl Default for Agent {
 impl Default for Inbound {
     fn default() -> Self {
         Self { debounce: Timespan::default(), busy: Busy::default(), queue: 1000 }
-    }
-}
-
-impl Default for Reload {
-    fn default() -> Self {
-        Self { mode: ReloadMode::default() }
     }
 }
 

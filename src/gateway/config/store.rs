@@ -1,25 +1,26 @@
 //! The config of a running gateway: what the file says, what is in force, and what is between.
 
 use std::{
-    fmt, io,
+    fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::Serialize;
 use serde_json::Value;
-use thiserror::Error;
 use tokio::sync::Notify;
 use tracing::warn;
 
+pub use super::rewrite::ConfigRefused;
 use super::{
     check::Warning,
     diff::{self, graft},
     document::Document,
     error::{ConfigError, Fault},
-    file::{ConfigFile, Content, ContentHash, Loaded, MAX_FILE},
+    file::{ConfigFile, Content, ContentHash, Loaded},
     merge::{self, Comments, Merged},
     plan::Plan,
+    rewrite::rewrite,
     schema::Config,
 };
 
@@ -109,29 +110,6 @@ pub enum Whole {
     Text(String),
     /// As an object.
     Value(Value),
-}
-
-/// Why the file was not written. It is as it was.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ConfigRefused {
-    /// The file has changed since.
-    #[error("the config has changed meanwhile; read it again: its hash is now {present}")]
-    Conflict {
-        /// The hash of what is in the file now.
-        present: ContentHash,
-    },
-    /// What the file would say cannot be used.
-    #[error("{0}")]
-    Invalid(ConfigError),
-    /// The file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
-    NotWritten {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
 }
 
 /// What a look at the file found.
@@ -460,33 +438,7 @@ impl Shared {
         make: impl FnOnce(&str) -> Result<Merged, Fault>,
     ) -> Result<Written, ConfigRefused> {
         let _disk = self.disk();
-        let present = self.file.read().map_err(ConfigRefused::Invalid)?;
-        if &present.hash != base {
-            return Err(ConfigRefused::Conflict { present: present.hash });
-        }
-        let invalid = |faults| ConfigRefused::Invalid(self.file.faulty(faults));
-        let old = super::file::text_of(present.bytes.clone().unwrap_or_default());
-        let old = old.unwrap_or_default();
-        let Merged { text, comments } = make(&old).map_err(|fault| invalid(vec![fault]))?;
-        if text.len() as u64 > MAX_FILE {
-            let path = self.file.path().to_owned();
-            return Err(ConfigRefused::Invalid(ConfigError::TooLarge { path }));
-        }
-        // As it is read, without the mark: its hash is that of what is written.
-        let text = text.trim_start_matches('\u{feff}').to_owned();
-        let is_same = present.bytes.as_deref() == Some(text.as_bytes());
-        let content = Content {
-            hash: ContentHash::of(text.as_bytes()),
-            exposed: is_same && present.exposed,
-            bytes: Some(text.into_bytes()),
-        };
-        let loaded = self.file.settings(content).map_err(ConfigRefused::Invalid)?;
-        if !is_same {
-            self.file.write(&loaded.text).map_err(|source| ConfigRefused::NotWritten {
-                path: self.file.path().to_owned(),
-                source,
-            })?;
-        }
+        let (loaded, comments) = rewrite(&self.file, base, make)?;
         if self.state().accepted.hash != loaded.hash {
             self.accept(loaded, Source::Own);
         }

@@ -25,11 +25,6 @@ pub(super) fn parse(text: &str) -> Result<Value, Fault> {
     })
 }
 
-/// Whether there is nothing but space in it.
-pub(super) fn is_blank(text: &str) -> bool {
-    text.trim().is_empty()
-}
-
 /// Where each key stands. Of a text that is not JSON5, some.
 pub(super) fn places(text: &str) -> Result<BTreeMap<String, Place>, Fault> {
     let mut scan = Scan { text, at: 0, open: Vec::new(), word: None, places: BTreeMap::new() };
