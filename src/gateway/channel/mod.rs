@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::message::{Intake, Outgoing};
 
+pub mod imessage;
 pub mod roster;
+pub mod stdio;
 
 /// A way in and out of the gateway.
 pub trait Channel: fmt::Debug + Send + Sync + 'static {
