@@ -16,6 +16,9 @@ use crate::gateway::message::{Intake, Outgoing};
 pub mod chat;
 pub mod roster;
 pub mod telegram;
+pub mod imessage;
+pub mod roster;
+pub mod stdio;
 
 /// A way in and out of the gateway.
 pub trait Channel: fmt::Debug + Send + Sync + 'static {

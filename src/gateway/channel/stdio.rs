@@ -1,0 +1,3 @@
+//! stdio
+#![allow(clippy::disallowed_methods)]
+pub(super) mod lines;
