@@ -42,13 +42,6 @@ impl Launch {
         state_dir::prepare(&path)?;
         Ok(path)
     }
-
-    /// The config file; none: there is no place for a default one.
-    pub fn config_path(&self) -> Option<PathBuf> {
-        let default =
-            || base("XDG_CONFIG_HOME", ".config").map(|base| base.join("lockkeeper/gateway.toml"));
-        self.config.clone().or_else(default)
-    }
 }
 
 /// A folder of the user's, as the XDG base directories say.

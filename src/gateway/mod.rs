@@ -15,12 +15,21 @@
 //! the journal again.
 
 pub mod agent;
+pub mod archive;
+pub mod assembly;
 pub mod channel;
+pub mod cli;
 pub mod config;
 pub mod events;
 pub mod http_client;
 pub mod journal;
+pub mod launch;
 pub mod message;
+pub mod operator;
 pub mod page;
+pub mod reload;
+pub mod router;
 pub mod rpc;
+pub mod serve;
 pub mod server;
+pub mod upkeep;

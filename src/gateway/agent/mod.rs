@@ -43,11 +43,18 @@ pub struct Turn {
     pub prompt: String,
     /// Messages that come while the turn lasts. An agent that cannot take them leaves them in
     /// there: what was not received when the turn ends is answered by the next one.
-    pub steer: mpsc::Receiver<Arc<str>>,
+    pub steer: mpsc::Receiver<Steered>,
     /// Cancelled: the turn is to end soon, and gives what it has.
     pub abort: CancellationToken,
     /// Takes the pieces of the answer as they come; for show only.
     pub deltas: Deltas,
+}
+
+/// A message that came while a turn lasts. Until it is taken, it is not of this turn.
+#[derive(Debug)]
+pub struct Steered {
+    text: Arc<str>,
+    taken: Arc<AtomicBool>,
 }
 
 /// Takes the pieces of an answer as they come.
@@ -125,6 +132,19 @@ pub fn build(
             let _ = (api_key, client);
             Err("`agent.kind = \"openai\"` is not there yet".into())
         }
+    }
+}
+
+impl Steered {
+    /// `taken` becomes true when the agent takes it.
+    pub fn new(text: Arc<str>, taken: Arc<AtomicBool>) -> Self {
+        Self { text, taken }
+    }
+
+    /// What it says. From now on this turn answers it.
+    pub fn take(self) -> Arc<str> {
+        self.taken.store(true, Ordering::Release);
+        self.text
     }
 }
 

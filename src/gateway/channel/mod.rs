@@ -14,11 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::gateway::message::{Intake, Outgoing};
 
 pub mod chat;
-pub mod roster;
-pub mod telegram;
 pub mod imessage;
 pub mod roster;
 pub mod stdio;
+pub mod telegram;
 
 /// A way in and out of the gateway.
 pub trait Channel: fmt::Debug + Send + Sync + 'static {
