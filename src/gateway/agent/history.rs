@@ -107,6 +107,12 @@ pub fn messages(instructions: &str, history: &[Exchange], prompt: &str) -> Vec<M
     messages
 }
 
+/// The exchanges as one text, for a reader that is to tell it in short.
+pub fn transcript(exchanges: &[Exchange]) -> String {
+    let line = |it: &Exchange| format!("{}: {}", name(it.role), it.text.trim());
+    exchanges.iter().map(line).collect::<Vec<_>>().join("\n\n")
+}
+
 /// How a role is called where people and programs read it.
 pub fn name(role: Role) -> &'static str {
     match role {

@@ -21,6 +21,7 @@ pub mod command;
 pub mod echo;
 pub mod history;
 pub mod leash;
+pub mod openai;
 
 /// Who answers.
 pub trait Agent: fmt::Debug + Send + Sync + 'static {
@@ -128,10 +129,7 @@ pub fn build(
             }
             Ok(Arc::new(command::Command::new(settings, leash)))
         }
-        schema::AgentKind::Openai => {
-            let _ = (api_key, client);
-            Err("`agent.kind = \"openai\"` is not there yet".into())
-        }
+        schema::AgentKind::Openai => Ok(Arc::new(openai::Openai::new(settings, api_key, client)?)),
     }
 }
 
