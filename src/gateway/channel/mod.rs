@@ -4,6 +4,8 @@
 //! is impossible: the next life begins when the future of the last one has ended or was dropped,
 //! and a channel starts nothing that outlives it.
 
+pub mod webhook;
+
 use std::{fmt, time::Duration};
 
 use futures_util::future::BoxFuture;

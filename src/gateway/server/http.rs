@@ -134,8 +134,7 @@ impl Http {
             let address = listener.local_addr()?;
             Ok((listener, address))
         };
-        let (listener, address) =
-            listen.await.map_err(|source| BindError { address, source })?;
+        let (listener, address) = listen.await.map_err(|source| BindError { address, source })?;
         Ok(Self { listener, address, limits })
     }
 
@@ -427,7 +426,8 @@ const TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// How many clients at once are told that there is no room, and for how long at most.
 const REFUSALS: usize = 64;
 const REFUSAL: Duration = Duration::from_secs(1);
-const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nconnection: close\r\n\
+const NO_ROOM: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 53\r\n\r\n\
     {\"ok\":false,\"error\":\"there are too many connections\"}";
 

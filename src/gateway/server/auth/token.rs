@@ -98,7 +98,9 @@ impl Token {
         let linked = fs::hard_link(&new, &path);
         let _ = fs::remove_file(&new);
         match linked {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(error));
+            }
             _ => {}
         }
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;

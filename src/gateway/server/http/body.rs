@@ -25,7 +25,7 @@ pub struct BodyTooSlow;
 #[derive(Debug, Error)]
 pub enum BodyError {
     /// It is longer than [`Limits::max_body`](super::Limits::max_body).
-    #[error("the body is too long")]
+    #[error("the body is longer than server.max_body")]
     TooLong,
     /// It was not complete in [`Limits::body_timeout`](super::Limits::body_timeout).
     #[error("{BodyTooSlow}")]
