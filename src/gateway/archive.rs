@@ -5,8 +5,14 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::gateway::{
-    channel::chat::{Answered, Archive, Transcript},
-    journal::{Journal, storage::StorageError, storage::StoredReply},
+    channel::{
+        chat::{Answered, Archive, Transcript},
+        webhook::{self, AnsweredBy, Standing},
+    },
+    journal::{
+        Journal,
+        storage::{StorageError, StoredMessage, StoredReply},
+    },
     message::{Conversation, ReplyId},
     rpc::{ErrorCode, RpcError},
 };
@@ -19,6 +25,16 @@ impl JournalArchive {
     /// Of this journal.
     pub fn new(journal: Journal) -> Arc<Self> {
         Arc::new(Self(journal))
+    }
+
+    async fn entry(
+        &self,
+        channel: &str,
+        id: &str,
+    ) -> Result<Option<(StoredMessage, Vec<StoredReply>)>, StorageError> {
+        let Some(message) = self.0.message(channel, id).await? else { return Ok(None) };
+        let replies = self.0.replies_to(message.id).await?;
+        Ok(Some((message, replies)))
     }
 }
 
@@ -41,9 +57,9 @@ impl Archive for JournalArchive {
         after: ReplyId,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<StoredReply>, RpcError>> {
-        Box::pin(async move {
-            self.0.replies_after(conversation, after, limit).await.map_err(unread)
-        })
+        Box::pin(
+            async move { self.0.replies_after(conversation, after, limit).await.map_err(unread) },
+        )
     }
 
     fn state_of<'a>(
@@ -52,11 +68,21 @@ impl Archive for JournalArchive {
         id: &'a str,
     ) -> BoxFuture<'a, Result<Option<Answered>, RpcError>> {
         Box::pin(async move {
-            let Some(message) = self.0.message(channel, id).await.map_err(unread)? else {
-                return Ok(None);
-            };
-            let replies = self.0.replies_to(message.id).await.map_err(unread)?;
-            Ok(Some(Answered { state: message.state, replies }))
+            let found = self.entry(channel, id).await.map_err(unread)?;
+            Ok(found.map(|(message, replies)| Answered { state: message.state, replies }))
+        })
+    }
+}
+
+impl AnsweredBy for JournalArchive {
+    fn answered_by(&self, id: String) -> BoxFuture<'_, Result<Option<Standing>, String>> {
+        Box::pin(async move {
+            let found = self.entry(webhook::NAME, &id).await.map_err(|why| why.to_string())?;
+            Ok(found.map(|(message, replies)| Standing {
+                id: message.id,
+                state: message.state,
+                replies: replies.into_iter().map(|it| (it.id, it.text)).collect(),
+            }))
         })
     }
 }

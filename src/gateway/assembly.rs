@@ -3,12 +3,23 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
+use futures_util::future::BoxFuture;
+
 use crate::gateway::{
     agent::{self, Agent},
-    channel::{Channel, chat::Chat, imessage::Imessage, stdio::Stdio, telegram::Telegram,
-        webhook::Webhook},
+    channel::{
+        Channel,
+        chat::Chat,
+        imessage::{Cursor, Imessage},
+        telegram::Telegram,
+        webhook::{
+            Webhook,
+            hook::{Hook, Hooks},
+        },
+    },
     config::schema::{Config, Secret},
     journal::Journal,
+    message::NotAccepted,
 };
 
 /// What does not change with the settings.
@@ -35,6 +46,17 @@ impl Assembly {
         agent::build(&config.agent, key, client, leash())
     }
 
+    /// The webhooks that the settings want.
+    ///
+    /// # Errors
+    ///
+    /// The first hook and key that is wrong.
+    pub fn hooks(config: &Config) -> Result<Hooks, String> {
+        let reveal =
+            |secret: &Secret| revealed("hooks", Some(secret)).map(Option::unwrap_or_default);
+        Hook::all(&config.hooks, reveal).map_err(|why| why.to_string())
+    }
+
     /// The channels that the settings want, by name.
     ///
     /// # Errors
@@ -52,14 +74,36 @@ impl Assembly {
             channels.push(Arc::new(Telegram::new(settings, token, self.client.clone())));
         }
         if let Some(imessage) = &config.channels.imessage {
-            let cursor = Arc::new(self.journal.clone());
+            let cursor = Arc::new(KeptCursor(self.journal.clone()));
             channels.push(Arc::new(Imessage::new(imessage.clone(), cursor)));
         }
-        if config.channels.stdio.is_some() {
-            channels.push(Arc::new(Stdio::new()));
-        }
+        // STDIO
         let named = channels.into_iter().map(|channel| (channel.name().to_owned(), channel));
         Ok(named.collect())
+    }
+}
+
+/// Where `imsg` is read on from, in the journal.
+struct KeptCursor(Journal);
+
+/// Under which key.
+const CURSOR: &str = "imessage/rowid";
+
+impl Cursor for KeptCursor {
+    fn load(&self) -> BoxFuture<'_, Result<Option<i64>, NotAccepted>> {
+        Box::pin(async {
+            let kept = self.0.kept(CURSOR).await;
+            let kept = kept.map_err(|why| NotAccepted::Journal(why.to_string()))?;
+            // What is no number is as good as nothing: what comes again is known by its id.
+            Ok(kept.and_then(|text| text.parse().ok()))
+        })
+    }
+
+    fn save(&self, rowid: i64) -> BoxFuture<'_, Result<(), NotAccepted>> {
+        Box::pin(async move {
+            let kept = self.0.keep(CURSOR.to_owned(), rowid.to_string()).await;
+            kept.map_err(|why| NotAccepted::Journal(why.to_string()))
+        })
     }
 }
 

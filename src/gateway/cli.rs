@@ -87,8 +87,7 @@ pub fn main(words: &[OsString]) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
         }
     };
-    let launch =
-        Launch { config: cli.place.config, state: cli.place.state_dir, bind: cli.bind };
+    let launch = Launch { config: cli.place.config, state: cli.place.state_dir, bind: cli.bind };
     let code = match cli.command {
         None => return serve(launch),
         Some(Command::Config(command)) => config::run(command, launch.config),

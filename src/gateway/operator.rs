@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::{Json, extract::State, routing::get};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,8 +16,9 @@ use crate::{
     gateway::{
         channel::roster::Roster,
         config::{
-            plan::Plan,
-            store::{ConfigRefused, Store},
+            file::ContentHash,
+            rewrite::ConfigRefused,
+            store::{Store, Whole},
         },
         journal::Journal,
         message::{Conversation, ReplyId},
@@ -27,7 +29,7 @@ use crate::{
     protocol::control::{Requester, RequesterKind, RestartId},
     restart::{
         driver::{RestartRequest, RestartVerdict},
-        scheduler::Answer,
+        scheduler::{Answer, Cancellation},
     },
     sys::clock,
 };
@@ -69,7 +71,6 @@ const METHODS: &[&str] = &[
     "health",
     "status",
     "config.get",
-    "config.plan",
     "config.patch",
     "config.apply",
     "gateway.restart",
@@ -111,9 +112,9 @@ impl Operator {
             });
             messages.chain(replies).collect::<Vec<_>>()
         });
-        let pending = life.restarts().pending().map(|pending| {
-            json!({ "id": pending.id.to_string(), "reason": pending.reason.to_string() })
-        });
+        let pending = life.restarts().pending().map(
+            |pending| json!({ "id": pending.id.to_string(), "reason": pending.reason.to_string() }),
+        );
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "generation": life.generation(),
@@ -144,9 +145,8 @@ impl Operator {
         })
     }
 
-    fn config(&self) -> Value {
-        let (config, hash) = self.parts.config.shown();
-        json!({ "config": config, "hash": hash })
+    async fn config(&self) -> Value {
+        json!(self.parts.config.get().await)
     }
 
     async fn change(
@@ -158,14 +158,18 @@ impl Operator {
         let params: Change = parameters(params)?;
         let store = &self.parts.config;
         let change = match (whole, params.patch, params.config) {
-            (false, Some(patch), None) => store.patch(&params.base_hash, patch).await,
-            (true, None, Some(config)) => store.apply(&params.base_hash, config).await,
+            (false, Some(patch), None) => store.patch(params.base_hash, patch).await,
+            (true, None, Some(Value::String(text))) => {
+                store.apply(params.base_hash, Whole::Text(text)).await
+            }
+            (true, None, Some(config)) => store.apply(params.base_hash, Whole::Value(config)).await,
             (false, ..) => return Err(RpcError::invalid("config.patch needs `patch`, an object")),
             (true, ..) => return Err(RpcError::invalid("config.apply needs `config`")),
         };
-        let change = change.map_err(refused)?;
+        let written = change.map_err(refused)?;
+        let change = written.change;
         let plan = json!(change.plan);
-        let restart = if change.plan.restart.is_empty() {
+        let restart = if !change.plan.needs_restart() {
             Value::Null
         } else {
             let reason = format!("config: {}", change.plan.restart.join(", "));
@@ -215,8 +219,7 @@ impl Operator {
     ) -> Result<(), RpcError> {
         {
             let awaited = lock(&self.awaited);
-            let is_same =
-                |it: &Awaited| it.restart == restart && it.conversation == conversation;
+            let is_same = |it: &Awaited| it.restart == restart && it.conversation == conversation;
             if awaited.iter().any(is_same) {
                 return Ok(());
             }
@@ -234,9 +237,16 @@ impl Operator {
         let why = match verdict {
             Some(RestartVerdict::Begun) | None => return,
             Some(RestartVerdict::Refused { why, said }) => {
-                format!("the restart was refused: {why}{}", said.map(|it| format!(" ({it})")).unwrap_or_default())
+                let said = said.map(|it| format!(" ({it})")).unwrap_or_default();
+                format!("it was refused: {why}{said}")
             }
-            Some(RestartVerdict::CalledOff(why)) => format!("the restart was called off: {why}"),
+            Some(RestartVerdict::CalledOff(why)) => match why {
+                Cancellation::Requested => "it was called off",
+                Cancellation::ReloadServed => "the change is in force without one",
+                Cancellation::EditReverted => "the change was taken back",
+                Cancellation::Stopping => "the gateway stops",
+            }
+            .to_owned(),
         };
         let concerned: Vec<_> = {
             let mut awaited = lock(&self.awaited);
@@ -248,6 +258,12 @@ impl Operator {
             self.parts.router.notify(&it.conversation, text).await;
         }
     }
+}
+
+/// `GET /status`, for programs; to be guarded by the token.
+pub fn routes(operator: Arc<Operator>) -> axum::Router {
+    let status = async |State(operator): State<Arc<Operator>>| Json(operator.status().await);
+    axum::Router::new().route("/status", get(status)).with_state(operator)
 }
 
 /// [`Operator`] as the protocol sees it.
@@ -270,8 +286,7 @@ impl Methods for OperatorMethods {
             match method.as_str() {
                 "health" => Ok(operator.health()),
                 "status" => Ok(operator.status().await),
-                "config.get" => Ok(operator.config()),
-                "config.plan" => operator.plan(params),
+                "config.get" => Ok(operator.config().await),
                 "config.patch" => operator.change(caller, params, false).await,
                 "config.apply" => operator.change(caller, params, true).await,
                 "gateway.restart" => {
@@ -283,9 +298,9 @@ impl Methods for OperatorMethods {
                 }
                 "chat.abort" => {
                     let asked: Abort = parameters(params)?;
-                    let conversation = asked.session_key.map_or(caller.conversation, |key| {
-                        Some(Conversation::new("chat", key))
-                    });
+                    let conversation = asked
+                        .session_key
+                        .map_or(caller.conversation, |key| Some(Conversation::new("chat", key)));
                     let conversation = conversation
                         .ok_or_else(|| RpcError::invalid("chat.abort needs `sessionKey`"))?;
                     Ok(json!({ "aborted": operator.parts.router.abort(&conversation) }))
@@ -301,7 +316,7 @@ impl Methods for OperatorMethods {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Change {
-    base_hash: String,
+    base_hash: ContentHash,
     patch: Option<Value>,
     config: Option<Value>,
 }
@@ -331,6 +346,15 @@ const DEAD_SHOWN: usize = 20;
 fn parameters<T: for<'de> Deserialize<'de>>(params: Value) -> Result<T, RpcError> {
     let params = if params.is_null() { json!({}) } else { params };
     serde_json::from_value(params).map_err(|why| RpcError::invalid(format!("params: {why}")))
+}
+
+fn refused(why: ConfigRefused) -> RpcError {
+    let code = match why {
+        ConfigRefused::Conflict { .. } => ErrorCode::Conflict,
+        ConfigRefused::Invalid(_) => ErrorCode::InvalidRequest,
+        _ => ErrorCode::Unavailable,
+    };
+    RpcError { code, message: why.to_string(), retry_after: None }
 }
 
 fn unavailable(message: String) -> RpcError {

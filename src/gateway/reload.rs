@@ -122,7 +122,7 @@ impl Reloader {
         let new = Arc::clone(&change.new);
         match subsystem {
             Subsystem::Channel(name) => self.channel(name, change).await?,
-            Subsystem::Hooks => self.assembly.webhook.reconfigure(&new.hooks)?,
+            Subsystem::Hooks => self.assembly.webhook.reconfigure(Assembly::hooks(&new)?),
             Subsystem::Agent => {
                 let agent = Assembly::agent(&new, self.assembly.client.clone())?;
                 self.router.configure(new, Some(agent));

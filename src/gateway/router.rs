@@ -22,11 +22,10 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::{
     drain::{
-        Batch, Debouncer, Drain, FollowupQueues, Window,
+        Batch, Debouncer, Drain, FollowupQueues, Turn, Window,
         driver::followup::Arrived,
         followup::{Item, Layers, Mode, Overrides, Policy, Settings},
-        gate::Pass,
-        run::{AbortReason, Run},
+        run::AbortReason,
     },
     gateway::{
         agent::Agent,
@@ -132,13 +131,13 @@ impl Router {
                         }
                         async {}
                     }),
-                queues: drain.followups("turns", policy(&config), move |turn| {
+                queues: drain.followups("turns", policy(&config), move |turn: Turn<Bundle>| {
                     let router = turned.upgrade();
                     async move {
                         if let Some(router) = router {
                             let bundle = turn.items.iter().flat_map(|item| item.payload.to_vec());
                             let run = router.drain.runs().register(turn.session.as_str());
-                            router.carry_out(bundle.collect(), run, turn.pass().clone()).await;
+                            router.carry_out(bundle.collect(), run, turn.pass()).await;
                         }
                     }
                 }),
@@ -206,6 +205,11 @@ impl Router {
     /// The journal cannot be read.
     pub async fn recover(&self) -> Result<Recovered, StorageError> {
         self.inner.recover().await
+    }
+
+    /// This life has no use for what waits in the lane: the next one finds it in the journal.
+    pub fn close(&self) {
+        self.inner.drain.lanes().clear(LANE);
     }
 
     /// Says something to a conversation that answers nothing. Kept until it is delivered.
@@ -284,7 +288,7 @@ impl Inner {
                 tokio::spawn(async move {
                     let ended = {
                         let aborted = lease.aborted();
-                        let carried = router.carry_out(item.payload.to_vec(), run, pass);
+                        let carried = router.carry_out(item.payload.to_vec(), run, &pass);
                         tokio::pin!(carried);
                         tokio::select! {
                             () = &mut carried => true,

@@ -5,7 +5,7 @@ use std::{
     fmt,
     io::Write,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc, Mutex,
@@ -66,6 +66,9 @@ pub const JOURNAL: &str = "journal.db";
 /// What the token is called in the state folder.
 pub const TOKEN: &str = "token";
 
+/// Where it listens; rewritten at each start.
+const ADDRESS: &str = "address";
+
 /// Why a gateway did not start.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -116,7 +119,11 @@ pub async fn run(launch: Launch) -> ExitCode {
     let starting = Arc::clone(&process);
     let code = lifecycle::run_with(options, move |life| start(Arc::clone(&starting), life)).await;
     // A config that no start can use is not worth another one.
-    if process.is_misconfigured.load(Ordering::Acquire) { ExitCode::from(exit::CONFIG) } else { code }
+    if process.is_misconfigured.load(Ordering::Acquire) {
+        ExitCode::from(exit::CONFIG)
+    } else {
+        code
+    }
 }
 
 /// What lives as long as the process.
@@ -133,11 +140,8 @@ struct Process {
 fn options(config: &Config) -> Options {
     let restart = &config.restart;
     let defaults = Budget::default();
-    let budget = Budget {
-        restart: restart.drain.duration(),
-        stop: restart.stop.duration(),
-        ..defaults
-    };
+    let budget =
+        Budget { restart: restart.drain.duration(), stop: restart.stop.duration(), ..defaults };
     let mut restarts = RestartOptions::from_env();
     restarts.scheduler.cooldown = restart.cooldown.duration();
     restarts.scheduler.deferral = restart.deferral.duration();
@@ -156,11 +160,8 @@ async fn start(process: Arc<Process>, life: Life) -> Result<Gateway, StartError>
 
 async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError> {
     let since = clock::now();
-    let config = if life.iteration() == 1 {
-        process.config.config()
-    } else {
-        process.config.begin().await
-    };
+    let config =
+        if life.iteration() == 1 { process.config.config() } else { process.config.begin().await };
     let mut warnings = Vec::new();
     let metrics = Metrics::new();
     metrics.life(life.generation().unwrap_or_default(), life.iteration());
@@ -186,10 +187,8 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
     };
     let access = Access::new(address, token, config.server.origins.clone());
 
-    let opened = Sqlite::open(
-        &process.state.join(JOURNAL),
-        SqliteOptions { sync: config.journal.sync },
-    )?;
+    let opened =
+        Sqlite::open(&process.state.join(JOURNAL), SqliteOptions { sync: config.journal.sync })?;
     if let Some(aside) = opened.set_aside {
         let told = format!(
             "the journal was damaged ({}): it is kept as {}, and a new one is begun; what it held \
@@ -252,8 +251,8 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
             })
         },
     });
-    let webhook = Webhook::new(&config.hooks, client.clone(), archive)
-        .map_err(|why| StartError::Settings(why.to_string()))?;
+    let hooks = Assembly::hooks(&config).map_err(StartError::Settings)?;
+    let webhook = Webhook::new(hooks, client.clone(), archive);
     let assembly = Assembly { client, journal: journal.clone(), chat, webhook };
     let channels = assembly.channels(&config).map_err(StartError::Settings)?;
 
@@ -283,15 +282,11 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
         roster.add(channel);
     }
 
-    hooks(&life, &events, &roster, &router, &probes, &metrics);
+    listen(&life, &events, &roster, &router, &probes, &metrics);
     let mut tasks = JoinSet::new();
     tasks.spawn(upkeep::channels(roster.clone(), probes.clone(), metrics.clone()));
     tasks.spawn(upkeep::journal(journal.clone(), probes.clone(), process.config.clone()));
-    tasks.spawn(upkeep::connections(
-        serving.connections(),
-        assembly.chat.clone(),
-        metrics.clone(),
-    ));
+    tasks.spawn(upkeep::connections(serving.connections(), assembly.chat.clone(), metrics.clone()));
     let reloader = Reloader {
         life: life.clone(),
         config: process.config.clone(),
@@ -305,6 +300,10 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
     let reload = changes.map(|changes| Reload::start(reloader, changes));
     process.config.started().await;
 
+    // For people and commands; the gateway serves without it.
+    if let Err(why) = std::fs::write(process.state.join(ADDRESS), address.to_string()) {
+        tracing::warn!("cannot write down the address: {why}");
+    }
     probes.started();
     if life.generation().is_none_or(|generation| generation == 1) && life.iteration() == 1 {
         announce(address, &access);
@@ -366,7 +365,7 @@ impl Server for Gateway {
 }
 
 /// What the drain asks of us.
-fn hooks(
+fn listen(
     life: &Life,
     events: &Events,
     roster: &Roster,
@@ -415,6 +414,12 @@ fn announce(address: SocketAddr, access: &Access) {
     let told = format!("chat page: {}\n", page_url(address, access.token().reveal()));
     // Nobody reads: the page is there all the same.
     let _ = std::io::stdout().lock().write_all(told.as_bytes());
+}
+
+/// Where the gateway of this state folder listens, if it has written it down: for the commands
+/// beside it, and for people who gave it any free port.
+pub fn listening(state: &Path) -> Option<SocketAddr> {
+    std::fs::read_to_string(state.join(ADDRESS)).ok()?.trim().parse().ok()
 }
 
 /// Where the chat page is, with what opens it.

@@ -15,7 +15,7 @@ impl Agent for Echo {
         let mut reply = turn.prompt;
         while let Ok(steered) = turn.steer.try_recv() {
             reply.push('\n');
-            reply.push_str(&steered);
+            reply.push_str(&steered.take());
         }
         turn.deltas.tell(&reply);
         Box::pin(future::ready(Ok(Answer { replies: vec![reply] })))

@@ -8,7 +8,15 @@
 //! The history belongs to the caller, too. [`history`] tells when it is too long and what of it is
 //! to be made shorter; the agent makes the shorter text.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use thiserror::Error;

@@ -51,10 +51,8 @@ fn shown(status: &Value) -> String {
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     let up = std::time::Duration::from_millis(number(&status["uptimeMs"]));
     let generation = status["generation"].as_u64();
-    let life = generation.map_or_else(
-        || "bare".to_owned(),
-        |generation| format!("generation {generation}"),
-    );
+    let life = generation
+        .map_or_else(|| "bare".to_owned(), |generation| format!("generation {generation}"));
     let _ = writeln!(
         text,
         "gateway   {}   {life}   iteration {}   pid {}   up {} s",

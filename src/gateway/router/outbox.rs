@@ -135,7 +135,9 @@ impl Inner {
             return Err(SendError::retry_after(NO_CHANNEL, "its channel is not configured"));
         };
         let outgoing = outgoing(&reply);
-        if custody::needs_look_up(reply.state) && !self.take_up(&reply, &outgoing, &*channel).await? {
+        if custody::needs_look_up(reply.state)
+            && !self.take_up(&reply, &outgoing, &*channel).await?
+        {
             return Ok(());
         }
         // Where a second copy does no harm, a crash in the midst of a send needs no mark.

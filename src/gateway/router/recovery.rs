@@ -75,7 +75,7 @@ impl Inner {
         }
     }
 
-    pub(super) async fn recover(self: &Arc<Self>) -> Result<super::Recovered, StorageError> {
+    pub(super) async fn recover(self: &Arc<Self>) -> Result<Recovered, StorageError> {
         let (messages, replies) = self.journal.unfinished().await?;
         let messages: Vec<_> = {
             let mut live = lock(&self.live);

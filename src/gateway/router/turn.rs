@@ -49,7 +49,7 @@ enum Tried {
 impl Inner {
     /// Makes turns until the messages are answered, dead, or left for the next life. Its future may
     /// be dropped: then they are left.
-    pub(super) async fn carry_out(self: &Arc<Self>, bundle: Bundle, run: Run, pass: Pass) {
+    pub(super) async fn carry_out(self: &Arc<Self>, bundle: Bundle, run: Run, pass: &Pass) {
         let Some(conversation) = bundle.first().map(|work| work.inbound.conversation.clone())
         else {
             return;
@@ -57,7 +57,7 @@ impl Inner {
         let mut held = Held { router: Arc::clone(self), bundle };
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
-            match self.try_once(&conversation, &mut held, &run, &pass).await {
+            match self.try_once(&conversation, &mut held, &run, pass).await {
                 Tried::Answered | Tried::Left => return,
                 Tried::Failed(why) if attempt < TRIES => {
                     tracing::warn!(%conversation, attempt, %why, "the agent gave no answer");
@@ -172,10 +172,11 @@ impl Inner {
             return Ok(exchanges);
         }
         run.set_state(RunState::Compacting);
+        let agent = self.agent();
         let compacted = tokio::select! {
             // A turn without it is better than none: it is done again next time.
             () = run.aborted() => None,
-            compacted = self.agent().compact(exchanges[..older].to_vec()) => compacted.ok(),
+            compacted = agent.compact(exchanges[..older].to_vec()) => compacted.ok(),
         };
         run.set_state(RunState::Streaming);
         let (Some(summary), Some((through, _))) = (compacted, kept.get(older - 1)) else {

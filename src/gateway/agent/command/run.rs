@@ -29,7 +29,7 @@ use super::{
     verdict::{Ended, Why},
 };
 use crate::{
-    gateway::agent::{Deltas, leash},
+    gateway::agent::{Deltas, Steered, leash},
     protocol::{env, signal::Signal},
     sys::{process_id::ProcessId, signals, tree},
 };
@@ -148,7 +148,7 @@ impl Run {
     /// neither side waits for the other for ever.
     pub(super) async fn finish(
         &mut self,
-        steer: &mut mpsc::Receiver<Arc<str>>,
+        steer: &mut mpsc::Receiver<Steered>,
         abort: &CancellationToken,
         deltas: &Deltas,
     ) {
@@ -168,7 +168,8 @@ impl Run {
                 () = abort.cancelled(), if is_running => self.end(Why::Aborted),
                 message = steer.recv(), if is_running && is_steerable && takes_more => {
                     match message {
-                        Some(text) => {
+                        Some(steered) => {
+                            let text = steered.take();
                             self.tell(&Line::Steer { text: &text });
                             self.unread = Some(text);
                         }
