@@ -1,2 +1,9 @@
 //! The reference gateway from outside: by its public parts, and as a process.
 #![allow(clippy::disallowed_methods, reason = "tests touch the world")]
+
+mod config_check;
+mod config_docs;
+mod config_file;
+mod config_merge;
+mod config_plan;
+mod config_store;
