@@ -241,7 +241,10 @@ async fn several_edits_become_one_change_from_what_is_in_force() {
     lab.edit("agent.model = 'c'\ninbound.queue = 2").await;
     let change = lab.changed().await;
     assert_eq!((change.old.agent.model.as_str(), change.new.agent.model.as_str()), ("a", "c"));
-    assert_eq!((paths(&change), change.source), (vec!["agent.model", "inbound.queue"], Source::File));
+    assert_eq!(
+        (paths(&change), change.source),
+        (vec!["agent.model", "inbound.queue"], Source::File)
+    );
     lab.store.in_force(&change).await;
     lab.nothing_else().await;
 }
