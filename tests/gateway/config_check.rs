@@ -1,4 +1,5 @@
 //! What a config must not say, and that it never says its secrets.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in what it shares, too")]
 
 use std::{fs, os::unix::fs::PermissionsExt};
 

@@ -1,4 +1,5 @@
 //! The reference of the config is complete and true.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in what it shares, too")]
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
 //! Reading and writing the config file: what is wrong with it is said with line, column and key.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in what it shares, too")]
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
 //! A patch of the file's text does what the same patch does to its values, and keeps comments.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in what it shares, too")]
 
 use lockkeeper::gateway::config::{
     document::{Document, Format},

@@ -1,4 +1,5 @@
 //! What differs, and what that needs.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in what it shares, too")]
 
 use lockkeeper::gateway::config::{
     diff::{Difference, diff, graft},

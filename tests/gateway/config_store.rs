@@ -1,4 +1,5 @@
 //! The file, what is in force, and what is between; with a real folder that is watched.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in what it shares, too")]
 
 use std::{
     fs,
