@@ -3,3 +3,9 @@
 
 mod agent_command;
 mod journal;
+mod config_check;
+mod config_docs;
+mod config_file;
+mod config_merge;
+mod config_plan;
+mod config_store;

@@ -356,3 +356,7 @@ fn say(text: &str) {
     // Whoever closed the pipe has read enough.
     let _ = writeln!(io::stdout(), "{text}");
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests;

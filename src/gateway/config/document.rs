@@ -11,6 +11,7 @@ use toml::{
 
 use super::{
     check::Violation,
+    diff::value_of,
     error::{Fault, Place},
     schema::Config,
 };
@@ -89,6 +90,11 @@ impl Document {
     pub fn config(&self) -> Result<Config, Vec<Fault>> {
         let config: Config = serde_path_to_error::deserialize(&self.value)
             .map_err(|error| vec![self.fault(error.path(), &error.inner().to_string())])?;
+        if let Some(key) = listed("", &self.value, &value_of(&config)) {
+            let place = self.place(&key);
+            let problem = "must be a table, not a list".to_owned();
+            return Err(vec![Fault { place, key: Some(key).filter(|k| !k.is_empty()), problem }]);
+        }
         config.check().map_err(|violations| {
             let placed = |Violation { key, problem }: Violation| Fault {
                 place: self.place(&key),
@@ -134,6 +140,18 @@ pub(super) fn json5_value(text: &str) -> Result<Value, Fault> {
 /// The dotted key of `name` in `table`.
 pub(super) fn join(table: &str, name: &str) -> String {
     if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") }
+}
+
+/// The first key at which a list is written where a table is meant: serde takes one for the other,
+/// value by value in the order of the fields.
+fn listed(key: &str, written: &Value, meant: &Value) -> Option<String> {
+    match (written, meant) {
+        (Value::Array(_), Value::Object(_)) => Some(key.to_owned()),
+        (Value::Object(written), Value::Object(meant)) => written
+            .iter()
+            .find_map(|(name, value)| listed(&join(key, name), value, meant.get(name)?)),
+        _ => None,
+    }
 }
 
 /// What serde says, in words for the operator.

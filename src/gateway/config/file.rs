@@ -289,7 +289,7 @@ fn real_path(path: &Path) -> io::Result<PathBuf> {
         match fs::read_link(&path) {
             // Relative to the folder of the link. Absolute ones replace it.
             Ok(target) => {
-                path = path.parent().map_or(target.clone(), |folder| folder.join(&target))
+                path = path.parent().map_or_else(|| target.clone(), |folder| folder.join(&target))
             }
             Err(_) => return Ok(path),
         }

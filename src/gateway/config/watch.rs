@@ -286,3 +286,6 @@ fn sample(file: &ConfigFile) -> Sample {
 const POLL: Duration = Duration::from_secs(5);
 /// As many as Linux follows.
 const MAX_LINKS: u32 = 40;
+
+#[cfg(test)]
+mod tests;
