@@ -217,6 +217,7 @@ export class Client {
     for (const name of Object.keys(this.#deadlines)) this.#deadlines[name] = null;
     this.#requests.clear();
     this.#drafts.clear();
+    this.#lastSeq = 0;
     this.#synced = false;
     this.#history = "idle";
     this.#drain = null;
@@ -234,7 +235,6 @@ export class Client {
     this.#phase = "connected";
     this.#attempt = 0;
     this.#leaving = null;
-    this.#lastSeq = 0;
     this.#maxPayload = hello.policy?.maxPayload ?? Infinity;
     // Three ticks, lest one that is late ends a good connection.
     this.#patience = 3 * (hello.policy?.tickIntervalMs ?? PATIENCE / 3);
@@ -307,14 +307,20 @@ export class Client {
       case "drain":
         this.#drain = payload.step ?? null;
         break;
+      case "tick":
+        // An event that was lost as the last shows no gap.
+        if (this.#isAnswerDue()) this.#readHistory(now);
+        break;
     }
   }
 
   #handleChat(now, { sessionKey, runId, answers, state, text = "", replyId }, seq) {
     if (sessionKey !== undefined && sessionKey !== this.#session) return;
+    let cut = false;
     if (seq !== undefined) {
       if (seq <= this.#lastSeq) return;
       if (seq > this.#lastSeq + 1) {
+        cut = true;
         for (const draft of this.#drafts.values()) draft.cut = true;
         this.#readHistory(now);
       }
@@ -325,7 +331,7 @@ export class Client {
       case "delta": {
         // The answer itself is here already, by the history.
         if (keys.some((key) => this.#answered.has(key))) break;
-        const draft = this.#drafts.get(runId) ?? { runId, text: "", answers: keys, cut: false };
+        const draft = this.#drafts.get(runId) ?? { runId, text: "", answers: keys, cut };
         draft.text += text;
         this.#drafts.set(runId, draft);
         break;
@@ -463,6 +469,10 @@ export class Client {
     for (const [runId, draft] of this.#drafts) {
       if (draft.answers.some((key) => this.#answered.has(key))) this.#drafts.delete(runId);
     }
+  }
+
+  #isAnswerDue() {
+    return [...this.#lines].some(([key, { state }]) => state === "accepted" && !this.#answered.has(key));
   }
 
   #lastReplyId() {
