@@ -127,7 +127,7 @@ async fn the_page_tells_what_goes_on_and_looks_as_it_should() {
     let said = conversation(&browser).await;
     assert_eq!(said[0].1, "What is the state of things?\nSay it in two lines.");
 
-    browser.page.find(By::Css("summary")).await.unwrap().click().await.unwrap();
+    browser.page.find(By::Css("#toggle")).await.unwrap().click().await.unwrap();
     until(&browser, "the figures", async |it| {
         text_of(it, "#figures").await.contains("Telegram")
             || text_of(it, "#figures").await.contains("telegram")
@@ -136,7 +136,7 @@ async fn the_page_tells_what_goes_on_and_looks_as_it_should() {
     keep_picture(&browser, "page-status-light").await;
     in_colours(&browser, "dark").await;
     keep_picture(&browser, "page-status-dark").await;
-    browser.page.find(By::Css("summary")).await.unwrap().click().await.unwrap();
+    browser.page.find(By::Css("#toggle")).await.unwrap().click().await.unwrap();
 
     fake.announce(Some(12_000));
     fake.tell("drain", json!({ "step": "waiting for 2 turns" }));
@@ -154,13 +154,13 @@ async fn the_page_tells_what_goes_on_and_looks_as_it_should() {
 
     fake.tell("resumed", json!({}));
     until(&browser, "all is well", async |it| !is_shown(it, "#alert").await).await;
-    browser.page.find(By::Css("summary")).await.unwrap().click().await.unwrap();
+    browser.page.find(By::Css("#toggle")).await.unwrap().click().await.unwrap();
     until(&browser, "the figures", async |it| text_of(it, "#figures").await.contains("Journal"))
         .await;
     keep_picture(&browser, "page-status-360").await;
     let overflow = "return document.documentElement.scrollWidth - innerWidth";
     assert!(script(&browser, overflow, vec![]).await.as_i64().unwrap() <= 0, "wider than 360 px");
-    browser.page.find(By::Css("summary")).await.unwrap().click().await.unwrap();
+    browser.page.find(By::Css("#toggle")).await.unwrap().click().await.unwrap();
 
     fake.announce(None);
     until(&browser, "it stops", async |it| text_of(it, "#connection").await == "Stopped").await;
@@ -275,6 +275,6 @@ impl ExtensionCommand for DevTools {
     }
 
     fn endpoint(&self) -> std::sync::Arc<str> {
-        "goog/cdp/execute".into()
+        "/goog/cdp/execute".into()
     }
 }

@@ -67,6 +67,7 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
             "--hide-scrollbars",
+            "--window-size=1000,800",
             &format!("--user-data-dir={}", processes.profile.path().display()),
         ] {
             wanted.add_arg(argument).unwrap();

@@ -313,8 +313,11 @@ impl Connection {
             return self.respond(id, accepted).await;
         }
         match (self.shared.manner, place % 6) {
-            // Accepted, and nobody hears of it: cut off before the acknowledgement.
-            (Manner::Bad, 1) => Err(Over),
+            // Accepted and answered, and nobody hears of it: cut off before the acknowledgement.
+            (Manner::Bad, 1) => {
+                self.shared.answer(place).await;
+                Err(Over)
+            }
             // The answer overtakes the acknowledgement, and comes twice.
             (Manner::Bad, 2) => {
                 let reply = self.shared.answer(place).await;
