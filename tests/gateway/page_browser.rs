@@ -15,7 +15,7 @@ use thirtyfour::{
     prelude::*,
 };
 use tokio::time::{sleep, timeout};
-use ws_fake::{Fake, Manner, TOKEN};
+use ws_fake::{Fake, Manner, REFUSED_ONCE, TOKEN};
 
 /// A gateway that serves the page.
 trait Target {
@@ -128,11 +128,8 @@ async fn the_page_tells_what_goes_on_and_looks_as_it_should() {
     assert_eq!(said[0].1, "What is the state of things?\nSay it in two lines.");
 
     browser.page.find(By::Css("#toggle")).await.unwrap().click().await.unwrap();
-    until(&browser, "the figures", async |it| {
-        text_of(it, "#figures").await.contains("Telegram")
-            || text_of(it, "#figures").await.contains("telegram")
-    })
-    .await;
+    until(&browser, "the figures", async |it| text_of(it, "#figures").await.contains("telegram"))
+        .await;
     keep_picture(&browser, "page-status-light").await;
     in_colours(&browser, "dark").await;
     keep_picture(&browser, "page-status-dark").await;
@@ -171,6 +168,20 @@ async fn the_page_tells_what_goes_on_and_looks_as_it_should() {
     .await;
     say(&browser, "Said while it is away.").await;
     keep_picture(&browser, "page-stopped-360").await;
+    browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_line_says_why_and_can_be_sent_again() {
+    let fake = Fake::start(Manner::Good).await;
+    let browser = Browser::start().await;
+    open(&browser, &fake).await;
+    say(&browser, REFUSED_ONCE).await;
+    until(&browser, "it is refused", async |it| state_of_last(it).await == "refused").await;
+    assert!(text_of(&browser, ".state").await.starts_with("refused: not this"));
+    keep_picture(&browser, "page-refused").await;
+    browser.page.find(By::Css("[data-act=retry]")).await.unwrap().click().await.unwrap();
+    until_said(&browser, &[("line", REFUSED_ONCE), ("reply", REFUSED_ONCE)]).await;
     browser.quit().await;
 }
 

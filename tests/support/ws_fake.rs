@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -29,6 +29,9 @@ use tokio::{
 /// What a client must know.
 pub(crate) const TOKEN: &str = "the fake's token";
 
+/// A message that is refused for good, the first time.
+pub(crate) const REFUSED_ONCE: &str = "refuse me";
+
 /// The gateway, up or down.
 #[derive(Debug)]
 pub(crate) struct Fake {
@@ -42,6 +45,7 @@ struct Shared {
     journal: Mutex<Journal>,
     manner: Manner,
     generation: AtomicU64,
+    refused: AtomicBool,
     frames: broadcast::Sender<Sent>,
 }
 
@@ -79,6 +83,7 @@ impl Fake {
             journal: Mutex::default(),
             manner,
             generation: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
             frames: broadcast::Sender::new(1024),
         });
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -298,6 +303,13 @@ impl Connection {
     }
 
     async fn chat(&mut self, id: &Value, key: String, text: String) -> Result<(), Over> {
+        if text == REFUSED_ONCE && !self.shared.refused.swap(true, Ordering::Relaxed) {
+            let error =
+                json!({ "code": "INVALID_REQUEST", "message": "not this", "retryable": false });
+            return self
+                .frame(json!({ "type": "res", "id": id, "ok": false, "error": error }))
+                .await;
+        }
         let (place, status) = {
             let mut journal = self.shared.journal.lock().await;
             match journal.messages.iter().position(|(other, _)| *other == key) {

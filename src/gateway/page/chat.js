@@ -178,6 +178,7 @@ function show() {
   }
   set(page.wrong, view.lockedWhy ?? "");
   page.wrong.hidden = view.lockedWhy === null;
+  page.chat.hidden = locked && view.items.length === 0;
   showLines(view.items);
   if (!page.status.hidden) showFigures(view.status);
 }

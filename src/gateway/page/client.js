@@ -253,7 +253,9 @@ export class Client {
     this.#do({ do: "send", frame: { type: "req", id, method, params } });
   }
 
-  #handleResponse(now, { id, ok, payload = {}, error = {} }) {
+  #handleResponse(now, { id, ok, ...rest }) {
+    const payload = rest.payload ?? {};
+    const error = rest.error ?? {};
     const request = this.#requests.get(id);
     if (!request) return;
     this.#requests.delete(id);
@@ -278,7 +280,8 @@ export class Client {
     }
   }
 
-  #handleEvent(now, { event, payload = {}, seq }) {
+  #handleEvent(now, { event, seq, ...rest }) {
+    const payload = rest.payload ?? {};
     switch (event) {
       case "connect.challenge":
         if (this.#phase !== "connecting") break;
