@@ -9,3 +9,7 @@ mod config_file;
 mod config_merge;
 mod config_plan;
 mod config_store;
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests touch the world")]
+
+mod page;
+mod page_browser;

@@ -13,6 +13,7 @@ const page = {
   empty: $("empty"),
   compose: $("compose"),
   text: $("text"),
+  toggle: $("toggle"),
   status: $("status"),
   figures: $("figures"),
   signIn: $("sign-in"),
@@ -67,8 +68,10 @@ page.signIn.addEventListener("submit", (event) => {
   page.token.value = "";
 });
 
-page.status.addEventListener("toggle", () => {
-  client.handleStatusShown(now(), page.status.open);
+page.toggle.addEventListener("click", () => {
+  page.status.hidden = !page.status.hidden;
+  page.toggle.ariaExpanded = String(!page.status.hidden);
+  client.handleStatusShown(now(), !page.status.hidden);
   act();
 });
 
@@ -175,8 +178,9 @@ function show() {
   }
   set(page.wrong, view.lockedWhy ?? "");
   page.wrong.hidden = view.lockedWhy === null;
+  page.chat.hidden = locked && view.items.length === 0;
   showLines(view.items);
-  if (page.status.open) showFigures(view.status);
+  if (!page.status.hidden) showFigures(view.status);
 }
 
 function showLines(items) {

@@ -217,6 +217,7 @@ export class Client {
     for (const name of Object.keys(this.#deadlines)) this.#deadlines[name] = null;
     this.#requests.clear();
     this.#drafts.clear();
+    this.#lastSeq = 0;
     this.#synced = false;
     this.#history = "idle";
     this.#drain = null;
@@ -234,7 +235,6 @@ export class Client {
     this.#phase = "connected";
     this.#attempt = 0;
     this.#leaving = null;
-    this.#lastSeq = 0;
     this.#maxPayload = hello.policy?.maxPayload ?? Infinity;
     // Three ticks, lest one that is late ends a good connection.
     this.#patience = 3 * (hello.policy?.tickIntervalMs ?? PATIENCE / 3);
@@ -253,7 +253,9 @@ export class Client {
     this.#do({ do: "send", frame: { type: "req", id, method, params } });
   }
 
-  #handleResponse(now, { id, ok, payload = {}, error = {} }) {
+  #handleResponse(now, { id, ok, ...rest }) {
+    const payload = rest.payload ?? {};
+    const error = rest.error ?? {};
     const request = this.#requests.get(id);
     if (!request) return;
     this.#requests.delete(id);
@@ -278,7 +280,8 @@ export class Client {
     }
   }
 
-  #handleEvent(now, { event, payload = {}, seq }) {
+  #handleEvent(now, { event, seq, ...rest }) {
+    const payload = rest.payload ?? {};
     switch (event) {
       case "connect.challenge":
         if (this.#phase !== "connecting") break;
@@ -307,14 +310,20 @@ export class Client {
       case "drain":
         this.#drain = payload.step ?? null;
         break;
+      case "tick":
+        // An event that was lost as the last shows no gap.
+        if (this.#isAnswerDue()) this.#readHistory(now);
+        break;
     }
   }
 
   #handleChat(now, { sessionKey, runId, answers, state, text = "", replyId }, seq) {
     if (sessionKey !== undefined && sessionKey !== this.#session) return;
+    let cut = false;
     if (seq !== undefined) {
       if (seq <= this.#lastSeq) return;
       if (seq > this.#lastSeq + 1) {
+        cut = true;
         for (const draft of this.#drafts.values()) draft.cut = true;
         this.#readHistory(now);
       }
@@ -325,7 +334,7 @@ export class Client {
       case "delta": {
         // The answer itself is here already, by the history.
         if (keys.some((key) => this.#answered.has(key))) break;
-        const draft = this.#drafts.get(runId) ?? { runId, text: "", answers: keys, cut: false };
+        const draft = this.#drafts.get(runId) ?? { runId, text: "", answers: keys, cut };
         draft.text += text;
         this.#drafts.set(runId, draft);
         break;
@@ -463,6 +472,10 @@ export class Client {
     for (const [runId, draft] of this.#drafts) {
       if (draft.answers.some((key) => this.#answered.has(key))) this.#drafts.delete(runId);
     }
+  }
+
+  #isAnswerDue() {
+    return [...this.#lines].some(([key, { state }]) => state === "accepted" && !this.#answered.has(key));
   }
 
   #lastReplyId() {
