@@ -2,3 +2,9 @@
 #![allow(clippy::disallowed_methods, reason = "tests touch the world")]
 
 mod agent_command;
+mod agent_leash;
+mod agent_openai;
+#[path = "../support/agent.rs"]
+mod agent_support;
+#[path = "../support/openai.rs"]
+mod openai_support;

@@ -153,7 +153,9 @@ impl Agent for Openai {
     fn turn(&self, turn: Turn) -> BoxFuture<'_, Result<Answer, AgentError>> {
         Box::pin(async move {
             let messages = history::messages(&self.instructions, &turn.history, &turn.prompt);
-            let text = self.ask(messages, &turn.abort, &turn.deltas).await?;
+            // Held to the end: what is in there was not received by a turn under way.
+            let Turn { steer: _steer, abort, deltas, .. } = turn;
+            let text = self.ask(messages, &abort, &deltas).await?;
             let replies = if text.trim().is_empty() { Vec::new() } else { vec![text] };
             Ok(Answer { replies })
         })

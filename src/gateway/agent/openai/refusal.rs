@@ -38,7 +38,8 @@ impl Refusal {
                 let error = error.without_url();
                 Self::ours(format!("the server cannot be reached: {}", chain(&error)))
             }
-            OpenAIError::StreamError(error) => Self::cut_off(error),
+            // The crate keeps of what our wire says only that there was something.
+            OpenAIError::StreamError(_) => Self::cut_off("or it is longer than anybody reads"),
             OpenAIError::JSONDeserialize(error, _) => {
                 Self::ours(format!("the server sent what is no JSON: {error}"))
             }
