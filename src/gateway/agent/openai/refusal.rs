@@ -62,8 +62,8 @@ impl Refusal {
 
     /// The server sent this error object: a text, or `message`, `code` and `type`.
     pub(super) fn in_stream(error: &Value) -> Self {
-        let said = error["message"].as_str().or(error.as_str()).map(str::to_owned);
-        let code = error["code"].as_str().or(error["type"].as_str()).unwrap_or_default();
+        let said = error["message"].as_str().or_else(|| error.as_str()).map(str::to_owned);
+        let code = error["code"].as_str().or_else(|| error["type"].as_str()).unwrap_or_default();
         Self {
             status: error["code"].as_u64().and_then(|code| u16::try_from(code).ok()),
             code: code.to_owned(),
