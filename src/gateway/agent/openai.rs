@@ -1,7 +1,7 @@
 //! The agent that is a model behind an OpenAI-compatible server: chat completions, streamed.
 //!
 //! Servers differ, so little is asked of them: each chunk is read for the few fields that we need
-//! ([`chunk`]), a server that does not stream is taken as one that sends a single chunk ([`wire`]),
+//! (`chunk`), a server that does not stream is taken as one that sends a single chunk (`wire`),
 //! and an answer counts as whole when the server gives the reason for its end. Nothing is tried
 //! again here, the crate's own retries are switched off: the router does that, and knows of the
 //! message's age.
