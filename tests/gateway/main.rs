@@ -1,5 +1,5 @@
 //! The reference gateway from outside: by its public parts, and as a process.
-#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests touch the world")]
 
 mod agent_command;
 mod journal;
@@ -13,3 +13,9 @@ mod config_store;
 
 mod page;
 mod page_browser;
+mod agent_leash;
+mod agent_openai;
+#[path = "../support/agent.rs"]
+mod agent_support;
+#[path = "../support/openai.rs"]
+mod openai_support;

@@ -6,7 +6,7 @@
 //! ```text
 //!            abort, the time is over, or "done"         5 s later, or too much was said
 //!   running ───────────────────────────────────▶ grace ──────────────────────────────────▶ cut
-//!      │         {"type":"abort"}, stdin closed    │           the lifeline is closed        │
+//!      │         {"type":"abort"}, stdin closed    │           SIGTERM to the leash         │
 //!      └────────────── the process ends ───────────┴─────────────────────────────────────────┘
 //! ```
 //!
@@ -38,6 +38,7 @@ pub struct Command {
     argv: Vec<String>,
     instructions: String,
     limit: Duration,
+    grace: Duration,
     leash: PathBuf,
 }
 
@@ -65,8 +66,14 @@ impl Command {
             argv: settings.command.clone(),
             instructions: settings.instructions.clone(),
             limit: settings.timeout.duration(),
+            grace: Duration::from_secs(5),
             leash,
         }
+    }
+
+    /// From the word to end until the program is ended; 5 s.
+    pub fn with_grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
     }
 
     fn program(&self) -> &str {
@@ -78,7 +85,8 @@ impl Command {
         let until = Instant::now() + self.limit;
         let mut all = Answer::default();
         loop {
-            let spot = Spot { argv: &self.argv, leash: &self.leash, session: &session };
+            let spot =
+                Spot { argv: &self.argv, leash: &self.leash, session: &session, grace: self.grace };
             let mut run = Run::start(&spot, &prompt, until).map_err(|error| {
                 AgentError::Failed(format!("cannot start the agent `{}`: {error}", self.program()))
             })?;

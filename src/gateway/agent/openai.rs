@@ -1,7 +1,7 @@
 //! The agent that is a model behind an OpenAI-compatible server: chat completions, streamed.
 //!
 //! Servers differ, so little is asked of them: each chunk is read for the few fields that we need
-//! ([`chunk`]), a server that does not stream is taken as one that sends a single chunk ([`wire`]),
+//! (`chunk`), a server that does not stream is taken as one that sends a single chunk (`wire`),
 //! and an answer counts as whole when the server gives the reason for its end. Nothing is tried
 //! again here, the crate's own retries are switched off: the router does that, and knows of the
 //! message's age.
@@ -153,7 +153,9 @@ impl Agent for Openai {
     fn turn(&self, turn: Turn) -> BoxFuture<'_, Result<Answer, AgentError>> {
         Box::pin(async move {
             let messages = history::messages(&self.instructions, &turn.history, &turn.prompt);
-            let text = self.ask(messages, &turn.abort, &turn.deltas).await?;
+            // Held to the end: what is in there was not received by a turn under way.
+            let Turn { steer: _steer, abort, deltas, .. } = turn;
+            let text = self.ask(messages, &abort, &deltas).await?;
             let replies = if text.trim().is_empty() { Vec::new() } else { vec![text] };
             Ok(Answer { replies })
         })

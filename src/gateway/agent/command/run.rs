@@ -34,10 +34,7 @@ use crate::{
     sys::{process_id::ProcessId, signals, tree},
 };
 
-/// From the word to end until the process is ended.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// From the lifeline's end until the leash is waited for no more: what it takes itself, and a bit.
+/// From the word to the leash until that is waited for no more: what it takes itself, and a bit.
 const LEASH: Duration = Duration::from_secs(leash::GRACE.as_secs() + leash::KILL.as_secs() + 3);
 
 /// How long after the leash's end stdout may stay open: what could not be killed has it.
@@ -66,6 +63,8 @@ pub(super) struct Spot<'a> {
     pub(super) leash: &'a Path,
     /// The session's key.
     pub(super) session: &'a str,
+    /// From the word to end until the process is ended.
+    pub(super) grace: Duration,
 }
 
 /// One process. Dropped, the lifeline is closed, and the leash ends the tree.
@@ -88,8 +87,10 @@ pub(super) struct Run {
     unread: Option<Arc<str>>,
     /// Why it is to end, since it is.
     why: Option<Why>,
-    /// Whether we closed the lifeline.
+    /// Whether the leash was told to end it.
     is_cut: bool,
+    /// From `why` to the cut.
+    grace: Duration,
     /// When the next step towards the end is made.
     until: Instant,
     /// The exit code; none: it did not end by itself, or we do not know.
@@ -132,6 +133,7 @@ impl Run {
             unread: None,
             why: None,
             is_cut: false,
+            grace: spot.grace,
             until,
             code: None,
         })
@@ -242,12 +244,14 @@ impl Run {
             self.tell(&Line::Abort);
         }
         self.why = Some(why);
-        self.until = Instant::now() + GRACE;
+        self.until = Instant::now() + self.grace;
     }
 
-    /// The leash is to end it.
+    /// The leash is to end it. By a signal, because whoever cleans up may want to write to stderr.
     fn cut(&mut self) {
-        self.stderr = None;
+        if let Some(leash) = self.child.id() {
+            let _ = signals::send(leash, Signal::Term);
+        }
         self.is_cut = true;
         self.until = Instant::now() + LEASH;
     }

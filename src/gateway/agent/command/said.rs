@@ -112,6 +112,9 @@ impl Said {
     }
 
     fn line(&mut self, text: &str, mut tell: impl FnMut(&str)) {
+        if self.is_done {
+            return;
+        }
         if !is_of_protocol(text) {
             // A library that prints where it should not.
             if !text.trim().is_empty() {

@@ -72,3 +72,70 @@ fn how(code: Option<i32>) -> String {
         None => format!("ended with code {code}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(7);
+
+    fn given(why: Option<Why>, code: Option<i32>, is_cut: bool, text: &str) -> String {
+        let mut said = Said::default();
+        said.hear(text.as_bytes(), |_| {}).expect("it is short");
+        said.end(|_| {});
+        let ended = Ended { why, is_cut, code, tail: "bad luck".to_owned(), said };
+        match verdict("prog", ended, LIMIT) {
+            Ok(answer) => answer.replies.join("|"),
+            Err(error) => format!("{error:?}"),
+        }
+    }
+
+    #[test]
+    fn every_way_to_end_with_and_without_an_answer_has_its_verdict() {
+        const ERROR: &str = "{\"type\":\"error\",\"text\":\"e\",\"permanent\":true}";
+        let timed_out = format!("TimedOut({LIMIT:?})");
+        for (why, code, is_cut, said, expected) in [
+            (None, Some(0), false, "hi", "hi"),
+            (None, Some(0), false, "", ""),
+            (
+                None,
+                Some(3),
+                false,
+                "hi",
+                "Failed(\"the agent `prog` ended with code 3: bad luck\")",
+            ),
+            (
+                None,
+                Some(143),
+                false,
+                "",
+                "Failed(\"the agent `prog` was ended by SIGTERM: bad luck\")",
+            ),
+            (None, None, false, "hi", "Failed(\"the agent `prog` was killed: bad luck\")"),
+            (None, Some(0), false, ERROR, "Permanent(\"e\")"),
+            (None, Some(3), false, ERROR, "Permanent(\"e\")"),
+            (Some(Why::Done), Some(143), true, "hi", "hi"),
+            (Some(Why::Aborted), Some(143), true, "hi", "hi"),
+            (Some(Why::Aborted), Some(0), false, "", "Aborted"),
+            (Some(Why::Aborted), Some(1), false, ERROR, "Aborted"),
+            (Some(Why::TimedOut), Some(0), false, "hi", "hi"),
+            (Some(Why::TimedOut), Some(0), false, "", timed_out.as_str()),
+            (Some(Why::TimedOut), Some(1), false, "hi", timed_out.as_str()),
+            (Some(Why::TimedOut), Some(0), true, "hi", timed_out.as_str()),
+            (Some(Why::TimedOut), Some(0), false, ERROR, "Permanent(\"e\")"),
+            (
+                Some(Why::TooMuch(TooMuch::Line)),
+                Some(0),
+                true,
+                "hi",
+                "Failed(\"the agent `prog` said a line longer than 1 MiB; it was ended\")",
+            ),
+        ] {
+            assert_eq!(
+                given(why, code, is_cut, said),
+                expected,
+                "{why:?} {code:?} {is_cut} {said}"
+            );
+        }
+    }
+}

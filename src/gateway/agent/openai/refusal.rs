@@ -38,7 +38,8 @@ impl Refusal {
                 let error = error.without_url();
                 Self::ours(format!("the server cannot be reached: {}", chain(&error)))
             }
-            OpenAIError::StreamError(error) => Self::cut_off(error),
+            // The crate keeps of what our wire says only that there was something.
+            OpenAIError::StreamError(_) => Self::cut_off("or it is longer than anybody reads"),
             OpenAIError::JSONDeserialize(error, _) => {
                 Self::ours(format!("the server sent what is no JSON: {error}"))
             }
@@ -61,8 +62,8 @@ impl Refusal {
 
     /// The server sent this error object: a text, or `message`, `code` and `type`.
     pub(super) fn in_stream(error: &Value) -> Self {
-        let said = error["message"].as_str().or(error.as_str()).map(str::to_owned);
-        let code = error["code"].as_str().or(error["type"].as_str()).unwrap_or_default();
+        let said = error["message"].as_str().or_else(|| error.as_str()).map(str::to_owned);
+        let code = error["code"].as_str().or_else(|| error["type"].as_str()).unwrap_or_default();
         Self {
             status: error["code"].as_u64().and_then(|code| u16::try_from(code).ok()),
             code: code.to_owned(),

@@ -23,6 +23,9 @@ use super::refusal::Refusal;
 /// would fill the memory.
 const MOST: usize = 64 << 20;
 
+/// The longest line of it. The crate reads a line from its beginning whenever more of it comes.
+const LONGEST_LINE: usize = 1 << 20;
+
 /// The most of an answer that is not streamed.
 const MOST_WHOLE: usize = 8 << 20;
 
@@ -69,7 +72,7 @@ async fn answer(response: Response) -> Result<Response, OpenAIError> {
         return Err(Refusal::by_status(status.as_u16(), &body, wait).into());
     }
     if !is_json(response.headers()) {
-        return Ok(streamed(limited(response.bytes_stream(), MOST)));
+        return Ok(streamed(limited(response.bytes_stream(), MOST, LONGEST_LINE)));
     }
     let body = whole(response, MOST_WHOLE).await.map_err(Refusal::cut_off)?;
     let Ok(completion) = serde_json::from_slice::<Value>(&body) else {
@@ -84,23 +87,29 @@ fn streamed(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> R
     http::Response::new(Body::wrap_stream(chunks)).into()
 }
 
-/// Ends with an error after so many bytes.
+/// Ends with an error after so many bytes, or so many without a line's end.
 fn limited(
     chunks: impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static,
     most: usize,
+    longest_line: usize,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let mut left = most;
+    let (mut all, mut line) = (0, 0);
     chunks.map(move |chunk| {
         let chunk = chunk.map_err(|error| io::Error::other(error.without_url()))?;
-        left = left.checked_sub(chunk.len()).ok_or_else(|| io::Error::other("it is too long"))?;
-        Ok(chunk)
+        all += chunk.len();
+        line = match chunk.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => chunk.len() - end,
+            None => line + chunk.len(),
+        };
+        let is_too_long = all > most || line > longest_line;
+        if is_too_long { Err(io::Error::other("it is too long")) } else { Ok(chunk) }
     })
 }
 
 /// The whole body, or an error if that is longer.
 async fn whole(response: Response, most: usize) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
-    let mut chunks = Box::pin(limited(response.bytes_stream(), most));
+    let mut chunks = Box::pin(limited(response.bytes_stream(), most, most));
     while let Some(chunk) = chunks.next().await {
         body.extend_from_slice(&chunk?);
     }
