@@ -2,3 +2,4 @@
 #![allow(clippy::disallowed_methods, reason = "tests touch the world")]
 
 mod journal;
+mod powercut;
