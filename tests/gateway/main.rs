@@ -19,3 +19,4 @@ mod agent_openai;
 mod agent_support;
 #[path = "../support/openai.rs"]
 mod openai_support;
+mod powercut;

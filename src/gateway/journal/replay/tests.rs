@@ -189,6 +189,7 @@ proptest! {
         }).collect();
         let mut replay = Replay::new(start, wall(), policy(rate), messages.clone());
         let (mut now, mut ready, mut played) = (start, [false; 2], Vec::new());
+        played.extend(std::iter::from_fn(|| replay.poll_action()).map(|it| (now, it)));
         let all = channels.map(|channel| (0, channel, true));
         let steps = steps.into_iter().map(|(ms, channel, on)| (ms, channels[channel], on));
         for (ms, channel, on) in steps.chain(all) {
