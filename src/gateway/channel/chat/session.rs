@@ -560,3 +560,7 @@ fn closing(code: u16, reason: &str) -> Close {
     let reason = reason[..reason.floor_char_boundary(LONGEST_REASON)].to_owned();
     Close { code, reason, unsent: Unsent::Flush }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to count from
+mod tests;
