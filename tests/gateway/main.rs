@@ -20,3 +20,6 @@ mod agent_support;
 #[path = "../support/openai.rs"]
 mod openai_support;
 mod powercut;
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
+
+mod chat;

@@ -140,3 +140,6 @@ fn text_of(frame: &Map<String, Value>, key: &str, longest: usize) -> Result<Stri
 fn write(frame: &impl Serialize) -> String {
     serde_json::to_string(frame).expect("texts, numbers and JSON values can be written as JSON")
 }
+
+#[cfg(test)]
+mod tests;

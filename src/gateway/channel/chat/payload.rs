@@ -191,3 +191,6 @@ fn of_reply(reply: &StoredReply) -> Line {
             + AROUND_A_LINE,
     }
 }
+
+#[cfg(test)]
+mod tests;

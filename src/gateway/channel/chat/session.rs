@@ -45,7 +45,7 @@ use crate::gateway::{
 
 /// How many sessions one connection may follow.
 const MOST_SESSIONS: usize = 64;
-/// After so many ticks without a sign of life the client is gone.
+/// After so many pings without a sign of life the client is gone.
 const SILENT_TICKS: u32 = 3;
 /// When a client may try again that came too early, or asked for too much at once.
 const RETRY: Duration = Duration::from_secs(1);
@@ -181,8 +181,9 @@ struct Client {
     /// The requests under way, by id.
     open: BTreeMap<String, Kind>,
     next_tick: Instant,
-    /// The last sign of life.
-    heard: Instant,
+    /// Pings since the last sign of life. Counted, not timed: if the gateway itself stood still,
+    /// the clients' answers are there, and only were not read yet.
+    pings: u32,
 }
 
 /// Whether a request is answered by something that need not come soon.
@@ -217,7 +218,7 @@ impl Session {
     pub(super) fn handle_event(&mut self, now: Instant, fact: Fact<'_>) {
         match fact {
             Fact::Received(text) => self.received(now, text),
-            Fact::Heard => self.heard(now),
+            Fact::Heard => self.heard(),
             Fact::Faulted(fault) => {
                 let (code, reason) = match fault {
                     Fault::TooLong => {
@@ -263,9 +264,9 @@ impl Session {
             State::Connected(client) | State::Leaving { client, .. } if now >= client.next_tick => {
                 // A task that was not run for long does not make up for what it missed.
                 client.next_tick = now + self.limits.tick;
-                let silence = self.limits.tick * SILENT_TICKS;
-                if now.saturating_duration_since(client.heard) >= silence {
-                    self.close(1008, &format!("nothing was heard of you for {silence:?}"));
+                client.pings += 1;
+                if client.pings > SILENT_TICKS {
+                    self.close(1008, &format!("you have not answered {SILENT_TICKS} pings"));
                 } else {
                     self.tell("tick", &json!({ "ts": payload::millis(wall) }));
                     self.actions.push_back(Action::Ping);
@@ -302,16 +303,16 @@ impl Session {
         }
     }
 
-    fn heard(&mut self, now: Instant) {
+    fn heard(&mut self) {
         match &mut self.state {
-            State::Connected(client) | State::Leaving { client, .. } => client.heard = now,
+            State::Connected(client) | State::Leaving { client, .. } => client.pings = 0,
             // Pings do not prolong the time to connect.
             State::Challenged(_) | State::Closed => {}
         }
     }
 
     fn received(&mut self, now: Instant, text: &str) {
-        self.heard(now);
+        self.heard();
         match &self.state {
             State::Closed => {}
             State::Challenged(_) => match frame::parse(text) {
@@ -353,7 +354,7 @@ impl Session {
             session: connect.session,
             open: BTreeMap::new(),
             next_tick: now + self.limits.tick,
-            heard: now,
+            pings: 0,
         });
         self.send(frame::answer(&request.id, &hello));
     }
@@ -560,3 +561,7 @@ fn closing(code: u16, reason: &str) -> Close {
     let reason = reason[..reason.floor_char_boundary(LONGEST_REASON)].to_owned();
     Close { code, reason, unsent: Unsent::Flush }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to count from
+mod tests;

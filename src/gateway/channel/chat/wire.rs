@@ -92,14 +92,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.queue(Message::Close(Some(frame)));
         let end = async {
             poll_fn(|cx| self.poll_flush(cx)).await?;
-            while let Some(Ok(_)) = self.socket.next().await {}
-            // What is left unread when a socket is dropped resets the connection, and the other
-            // side loses the close frame that lies before it.
+            while let Some(Ok(message)) = self.socket.next().await {
+                if message.is_close() {
+                    return Ok::<_, tungstenite::Error>(());
+                }
+            }
+            // After a fault the socket reads no more. What is left unread when it is dropped
+            // resets the connection, and the other side loses the close frame that lies before it.
             let stream = self.socket.get_mut();
             stream.shutdown().await?;
             let mut scratch = [0; 4096];
             while stream.read(&mut scratch).await? > 0 {}
-            Ok::<_, tungstenite::Error>(())
+            Ok(())
         };
         // Whatever comes of it: the connection is over.
         let _ = timeout(CLOSE_GRACE, end).await;
