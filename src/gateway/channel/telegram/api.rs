@@ -205,7 +205,11 @@ impl AsyncTelegramApi for Api {
         Params: Serialize + fmt::Debug + Send,
         Output: DeserializeOwned,
     {
-        if files.is_empty() { self.request(method, Some(params)).await } else { Err(Failure::Files) }
+        if files.is_empty() {
+            self.request(method, Some(params)).await
+        } else {
+            Err(Failure::Files)
+        }
     }
 }
 

@@ -75,7 +75,9 @@ impl Sending {
     }
 
     fn sent_of(&self, key: &str) -> usize {
-        self.with(|state| state.partly.iter().find(|(of, _)| of == key).map_or(0, |(_, sent)| *sent))
+        self.with(|state| {
+            state.partly.iter().find(|(of, _)| of == key).map_or(0, |(_, sent)| *sent)
+        })
     }
 
     fn note_sent(&self, key: &str, sent: usize) {

@@ -55,7 +55,8 @@ fn between_characters(text: &str, fits: usize) -> usize {
     let mut at = fits;
     for _ in 0..FARTHEST {
         let Some(before) = text[..at].chars().next_back() else { break };
-        let joined = text[at..].chars().next().is_some_and(|after| is_joined(text, at, before, after));
+        let joined =
+            text[at..].chars().next().is_some_and(|after| is_joined(text, at, before, after));
         if !joined {
             return at;
         }
@@ -135,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_word_too_long_does_not_part_within_a_flag_an_accent_or_a_family() {
-        for picture in ["🇨🇭", "e\u{301}", "👩\u{200D}👩\u{200D}👧", "👍🏽", "1\u{FE0F}\u{20E3}"] {
+        for picture in ["🇨🇭", "e\u{301}", "👩\u{200D}👩\u{200D}👧", "👍🏽", "1\u{FE0F}\u{20E3}"]
+        {
             for before in 0..12 {
                 let text = format!("{}{}", "x".repeat(LONGEST - before), picture.repeat(20));
                 let parted = pieces(&text);
@@ -148,18 +150,18 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(128))]
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn pieces_fit_and_lose_nothing_but_white_space(
             words in prop::collection::vec(
                 prop_oneof![
                     "[a-zé😀🇨\u{301}\u{200D}]{0,40}",
-                    "[a-z]{3000,9000}",
+                    (3000..9000usize).prop_map(|long| "long".repeat(long / 4)),
                     "[ \n\r\t\u{a0}]{1,200}",
                     Just("\n\n".to_owned()),
                     Just("👩\u{200D}👧🏽".repeat(700)),
                 ],
-                0..40,
+                0..12,
             ),
         ) {
             let text = words.join(" ");
