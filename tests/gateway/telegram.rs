@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -48,7 +48,7 @@ impl Accept for Inbox {
         Box::pin(async move {
             // As a disk would: the answer comes later.
             tokio::task::yield_now().await;
-            let mut kept = self.kept.lock().unwrap();
+            let mut kept = self.kept();
             kept.offers += 1;
             let answer = if let Some(why) = kept.refusals.pop_front() {
                 Err(why)
@@ -69,17 +69,21 @@ impl Accept for Inbox {
 }
 
 impl Inbox {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("no panic under the lock")
+    }
+
     fn texts(&self) -> Vec<String> {
-        self.kept.lock().unwrap().messages.iter().map(|message| message.text.clone()).collect()
+        self.kept().messages.iter().map(|message| message.text.clone()).collect()
     }
 
     fn refuse(&self, why: NotAccepted) {
-        self.kept.lock().unwrap().refusals.push_back(why);
+        self.kept().refusals.push_back(why);
     }
 
     async fn until(&self, mut is_so: impl FnMut(&Kept) -> bool) {
         let mut changes = self.changes.subscribe();
-        let waiting = changes.wait_for(|_| is_so(&self.kept.lock().unwrap()));
+        let waiting = changes.wait_for(|_| is_so(&self.kept()));
         within(waiting).await.expect("the inbox lives");
     }
 
@@ -107,7 +111,7 @@ impl Rig {
     }
 
     async fn with(change: impl FnOnce(&mut schema::Telegram)) -> Self {
-        let fake = Fake::start(0, TOKEN).await.unwrap();
+        let fake = Fake::start(0, TOKEN).await.expect("a port of the loopback");
         let mut settings = settings(&fake.url());
         change(&mut settings);
         let telegram = Telegram::new(settings, TOKEN.to_owned(), client());
@@ -142,7 +146,7 @@ impl Rig {
 
     async fn end(&self, life: Life) {
         self.stop.cancel();
-        assert_eq!(within(life).await.unwrap(), Ok(()));
+        assert_eq!(within(life).await.expect("no panic"), Ok(()));
         assert_eq!(self.fake.overlaps(), 0);
     }
 
@@ -160,7 +164,7 @@ fn client() -> reqwest::Client {
     // Somebody else may have.
     rustls::crypto::ring::default_provider().install_default().ok();
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([]);
-    client.redirect(reqwest::redirect::Policy::none()).build().unwrap()
+    client.redirect(reqwest::redirect::Policy::none()).build().expect("a client")
 }
 
 fn reply(key: &str, chat: i64, text: &str) -> Outgoing {
@@ -211,7 +215,7 @@ async fn telegrams_offset_passes_only_what_the_intake_has() {
         rig.fake.push(7, text);
     }
     let full = NotAccepted::Journal("disk full".to_owned());
-    rig.inbox.kept.lock().unwrap().refusals = VecDeque::from([full.clone(), full]);
+    rig.inbox.kept().refusals = VecDeque::from([full.clone(), full]);
     let began = Instant::now();
     let life = rig.run();
     rig.inbox.until(|kept| kept.offers == 2).await;
@@ -221,7 +225,7 @@ async fn telegrams_offset_passes_only_what_the_intake_has() {
     assert_eq!(rig.inbox.until_kept(3).await, ["one", "two", "three"]);
     within(rig.fake.until_confirmed()).await;
     assert!(began.elapsed() >= Duration::from_secs(20));
-    assert_eq!(rig.inbox.kept.lock().unwrap().offers, 5);
+    assert_eq!(rig.inbox.kept().offers, 5);
     rig.end(life).await;
 }
 
@@ -250,6 +254,30 @@ async fn a_telegram_life_that_ends_confirms_what_it_has_accepted() {
     assert_eq!(rig.fake.unconfirmed(), [1001]);
     assert!(!*rig.ready.borrow());
     assert_eq!(rig.fake.overlaps(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_telegram_offset_that_could_not_be_confirmed_brings_only_what_is_known() {
+    for bad in [Bad::Closed, Bad::Late(Duration::from_secs(600)), Bad::Html(502)] {
+        let mut rig = Rig::new().await;
+        let life = rig.run();
+        within(rig.fake.until_polled()).await;
+        let stopping = Stopping { inbox: rig.inbox.clone(), stop: rig.stop.clone() };
+        life.abort();
+        assert!(life.await.is_err());
+        rig.fake.push(7, "one");
+        rig.fake.misbehave(Fault::Poll(Bad::Doubled)); // goes well: it is offered once before the stop
+        rig.fake.misbehave(Fault::Poll(bad));
+        let life = ChannelLife { intake: Intake::new(Arc::new(stopping)), ..rig.life() };
+        let began = Instant::now();
+        assert_eq!(within(rig.telegram.run(life)).await, Ok(()));
+        assert!(began.elapsed() <= Duration::from_secs(3), "a drain waits for it");
+        rig.stop = CancellationToken::new();
+        rig.fake.push(7, "two");
+        let life = rig.run();
+        assert_eq!(rig.inbox.until_kept(2).await, ["one", "two"]);
+        rig.end(life).await;
+    }
 }
 
 /// An intake during whose first answer the channel is stopped.
@@ -664,7 +692,7 @@ fn blow() -> impl Strategy<Value = Blow> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
     fn telegram_messages_are_accepted_once_each_in_order_whatever_goes_wrong(
         blows in prop::collection::vec((blow(), 0..12usize), 60),
@@ -676,6 +704,62 @@ proptest! {
             .unwrap();
         runtime.block_on(endure(blows));
     }
+}
+
+fn bad_send() -> impl Strategy<Value = Bad> {
+    prop_oneof![
+        4 => Just(Bad::Doubled), // goes well
+        1 => (0..90u64).prop_map(Bad::TooMany),
+        1 => prop_oneof![Just(500), Just(502), Just(503), Just(401)].prop_map(Bad::Status),
+        1 => prop_oneof![Just(200), Just(502), Just(503)].prop_map(Bad::Html),
+        1 => Just(Bad::Closed),
+        1 => (0..60u64).prop_map(|secs| Bad::Late(Duration::from_secs(secs))),
+        1 => Just(Bad::Cut),
+        1 => Just(Bad::Unanswered),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn a_telegram_reply_arrives_and_twice_only_where_nobody_could_tell(
+        bads in prop::collection::vec(bad_send(), 0..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(deliver_all(bads));
+    }
+}
+
+/// Twenty replies of three parts each, tried until they are sent.
+async fn deliver_all(bads: Vec<Bad>) {
+    let rig = Rig::new().await;
+    for bad in bads {
+        rig.fake.misbehave(Fault::Send(bad));
+    }
+    let part = |number: usize, part: usize| format!("{number}.{part}.{}", "x".repeat(3000));
+    let mut unknown = 0;
+    for number in 0..20 {
+        let text = [0, 1, 2].map(|of| part(number, of)).join("\n");
+        let reply = reply(&number.to_string(), 7, &text);
+        loop {
+            match rig.telegram.send(&reply).await {
+                Delivery::Sent(_) => break,
+                Delivery::NotSent { .. } => {}
+                Delivery::Unknown(_) => unknown += 1,
+                Delivery::Permanent(why) => panic!("{why}"),
+            }
+        }
+    }
+    let mut arrived = texts(&rig.fake);
+    let with_doubles = arrived.len();
+    arrived.dedup();
+    let said: Vec<_> = (0..60).map(|index| part(index / 3, index % 3)).collect();
+    assert_eq!(arrived, said, "each part, in order");
+    assert!(with_doubles <= said.len() + unknown, "{with_doubles} with {unknown} unknown");
 }
 
 /// 300 messages of three chats, and blows between them.
@@ -732,10 +816,11 @@ async fn endure(blows: Vec<(Blow, usize)>) {
         }
     }
     for chat in 0..3 {
-        let kept = rig.inbox.kept.lock().unwrap();
+        let kept = rig.inbox.kept();
         let of_chat =
             kept.messages.iter().filter(|kept| *kept.conversation.peer == *chat.to_string());
-        let texts: Vec<i64> = of_chat.map(|message| message.text.parse().unwrap()).collect();
+        let texts: Vec<i64> =
+            of_chat.map(|message| message.text.parse().expect("a number")).collect();
         let sent: Vec<i64> = (0..300).filter(|number| number % 3 == chat).collect();
         assert_eq!(texts, sent, "chat {chat}");
     }

@@ -1,7 +1,7 @@
 //! Telegram, by the Bot API: long polls in, `sendMessage` out.
 //!
-//! [`poll`] decides what a life does, one step at a time; this file does it. [`update`] reads what
-//! was fetched, [`sending`] sends what is to be said, [`api`] speaks HTTP.
+//! `poll` decides what a life does, one step at a time; this file does it. `update` reads what was
+//! fetched, `sending` sends what is to be said, `api` speaks HTTP.
 #![allow(clippy::disallowed_methods)]
 
 mod api;
@@ -82,9 +82,9 @@ impl Telegram {
             tell(&life.ready, poller.is_ready());
             match poller.step(now()) {
                 Step::Fetch { offset, wait } => {
-                    let fetching = self.api.updates(offset, wait);
-                    // Dropped at the end of the statement: no step begins beside a poll.
-                    match unless(halted(life), fetching).await {
+                    // A poll that is given up is dropped here: no step begins beside it.
+                    let answer = unless(halted(life), self.api.updates(offset, wait)).await;
+                    match answer {
                         None => poller.handle_cut(),
                         Some(Ok(updates)) => poller.handle_fetched(now(), self.read(&updates)),
                         Some(Err(failure)) => {
