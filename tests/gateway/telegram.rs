@@ -414,16 +414,17 @@ async fn live_often() {
             tokio::task::yield_now().await;
             rig.quiet.send_replace(Quiet::No);
         }
-        rig.fake.push(7, &round.to_string());
         if round % 3 == 0 {
-            rig.inbox.until_kept(round + 1).await;
+            rig.fake.push(7, &round.to_string());
+            rig.inbox.until_kept(round / 3 + 1).await;
         }
         // The next begins as soon as this one was dropped, with the poll that it was in.
         life.abort();
         assert!(life.await.is_err());
     }
     let life = rig.run();
-    rig.inbox.until_kept(60).await;
+    rig.fake.push(7, "last");
+    rig.inbox.until_kept(21).await;
     rig.end(life).await;
 }
 
@@ -653,6 +654,7 @@ async fn a_dropped_telegram_life_leaves_its_messages_to_the_next_one() {
     rig.inbox.until_kept(1).await;
     life.abort();
     assert!(life.await.is_err());
+    assert!(!*rig.ready.borrow());
     rig.fake.push(7, "two");
     let life = rig.run();
     assert_eq!(rig.inbox.until_kept(2).await, ["one", "two"]);

@@ -157,15 +157,23 @@ impl Channel for Telegram {
 
     fn run(&self, mut life: ChannelLife) -> BoxFuture<'_, Result<(), ChannelError>> {
         async move {
-            let ended = self.live(&mut life).await;
-            tell(&life.ready, false);
-            ended
+            let _unready = UnreadyWhenDropped(life.ready.clone());
+            self.live(&mut life).await
         }
         .boxed()
     }
 
     fn send<'a>(&'a self, reply: &'a Outgoing) -> BoxFuture<'a, Delivery> {
         self.sending.send(&self.api, reply).boxed()
+    }
+}
+
+/// A life that was dropped is not ready either.
+struct UnreadyWhenDropped(watch::Sender<bool>);
+
+impl Drop for UnreadyWhenDropped {
+    fn drop(&mut self) {
+        tell(&self.0, false);
     }
 }
 
