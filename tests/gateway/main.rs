@@ -2,24 +2,22 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests touch the world")]
 
 mod agent_command;
-mod journal;
+mod agent_leash;
+mod agent_openai;
+mod chat;
 mod config_check;
 mod config_docs;
 mod config_file;
 mod config_merge;
 mod config_plan;
 mod config_store;
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests touch the world")]
-
+mod journal;
 mod page;
 mod page_browser;
-mod agent_leash;
-mod agent_openai;
+mod powercut;
+mod telegram;
+
 #[path = "../support/agent.rs"]
 mod agent_support;
 #[path = "../support/openai.rs"]
 mod openai_support;
-mod powercut;
-#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
-
-mod chat;

@@ -1,7 +1,7 @@
 //! Telegram, by the Bot API: long polls in, `sendMessage` out.
 //!
-//! [`poll`] decides what a life does, one step at a time; this file does it. [`update`] reads what
-//! was fetched, [`sending`] sends what is to be said, [`api`] speaks HTTP.
+//! `poll` decides what a life does, one step at a time; this file does it. `update` reads what was
+//! fetched, `sending` sends what is to be said, `api` speaks HTTP.
 #![allow(clippy::disallowed_methods)]
 
 mod api;
@@ -82,9 +82,9 @@ impl Telegram {
             tell(&life.ready, poller.is_ready());
             match poller.step(now()) {
                 Step::Fetch { offset, wait } => {
-                    let fetching = self.api.updates(offset, wait);
-                    // Dropped at the end of the statement: no step begins beside a poll.
-                    match unless(halted(life), fetching).await {
+                    // A poll that is given up is dropped here: no step begins beside it.
+                    let answer = unless(halted(life), self.api.updates(offset, wait)).await;
+                    match answer {
                         None => poller.handle_cut(),
                         Some(Ok(updates)) => poller.handle_fetched(now(), self.read(&updates)),
                         Some(Err(failure)) => {
@@ -157,15 +157,23 @@ impl Channel for Telegram {
 
     fn run(&self, mut life: ChannelLife) -> BoxFuture<'_, Result<(), ChannelError>> {
         async move {
-            let ended = self.live(&mut life).await;
-            tell(&life.ready, false);
-            ended
+            let _unready = UnreadyWhenDropped(life.ready.clone());
+            self.live(&mut life).await
         }
         .boxed()
     }
 
     fn send<'a>(&'a self, reply: &'a Outgoing) -> BoxFuture<'a, Delivery> {
         self.sending.send(&self.api, reply).boxed()
+    }
+}
+
+/// A life that was dropped is not ready either.
+struct UnreadyWhenDropped(watch::Sender<bool>);
+
+impl Drop for UnreadyWhenDropped {
+    fn drop(&mut self) {
+        tell(&self.0, false);
     }
 }
 

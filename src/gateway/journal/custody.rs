@@ -7,6 +7,8 @@
 //!                └────────── unknown ──▶ done, dead
 //! ```
 //!
+//! Where a second copy does no harm, a reply goes from `prepared` to `done` at once. Elsewhere:
+//!
 //! A reply is `started` on disk before the first byte leaves. So one that is `prepared` after a crash
 //! has certainly not been sent, and of one that is `started` only the other side can tell.
 
@@ -26,12 +28,12 @@ pub fn may_move(from: ReplyState, to: ReplyState) -> bool {
     use ReplyState::{Dead, Done, Held, Prepared, Started, Unknown};
     match (from, to) {
         (Held, Prepared | Dead)
-        | (Prepared, Started | Dead)
+        | (Prepared, Started | Done | Dead)
         | (Started, Prepared | Unknown | Done | Dead)
         | (Unknown, Prepared | Done | Dead) => true,
         // It was said before; or it is over; or a step would be left out.
         (Held, Held | Started | Unknown | Done)
-        | (Prepared, Held | Prepared | Unknown | Done)
+        | (Prepared, Held | Prepared | Unknown)
         | (Started, Held | Started)
         | (Unknown, Held | Started | Unknown)
         | (Done | Dead, _) => false,

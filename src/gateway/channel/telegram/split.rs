@@ -150,18 +150,18 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(128))]
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn pieces_fit_and_lose_nothing_but_white_space(
             words in prop::collection::vec(
                 prop_oneof![
                     "[a-zé😀🇨\u{301}\u{200D}]{0,40}",
-                    "[a-z]{3000,9000}",
+                    (3000..9000usize).prop_map(|long| "long".repeat(long / 4)),
                     "[ \n\r\t\u{a0}]{1,200}",
                     Just("\n\n".to_owned()),
                     Just("👩\u{200D}👧🏽".repeat(700)),
                 ],
-                0..40,
+                0..12,
             ),
         ) {
             let text = words.join(" ");
