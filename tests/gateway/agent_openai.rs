@@ -221,7 +221,8 @@ async fn what_is_no_completion_at_all_names_the_address() {
 
 #[tokio::test]
 async fn an_error_in_the_stream_is_the_servers_refusal() {
-    let error = |error| Script::events(&(event(&delta("a")) + &event(&json!({"error": error}))));
+    let error =
+        |error| Script::events(&(event(&delta("a")) + event(&json!({"error": error})).as_str()));
     let busy = error(json!({"message": "overloaded", "code": 503}));
     assert!(failed(scripted(busy).await).contains("503: overloaded"));
     assert_eq!(failed(scripted(error(json!("odd"))).await), "odd");

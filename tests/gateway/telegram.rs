@@ -127,6 +127,7 @@ impl Rig {
 
     fn life(&self) -> ChannelLife {
         ChannelLife {
+            fetching: watch::Sender::new(false),
             intake: Intake::new(self.inbox.clone()),
             ready: self.ready.clone(),
             quiet: self.quiet.subscribe(),

@@ -8,7 +8,9 @@ use std::{
 
 use lockkeeper::{
     gateway::{
-        agent::{Agent, AgentError, Answer, Deltas, Exchange, Role, Turn, command::Command},
+        agent::{
+            Agent, AgentError, Answer, Deltas, Exchange, Role, Steered, Turn, command::Command,
+        },
         config::schema,
     },
     sys::{exit_watch::exit_watch, process_id::ProcessId},
@@ -53,7 +55,7 @@ pub(crate) fn sh_within(limit: Timespan, script: &str) -> Command {
 
 /// The other end of a turn.
 pub(crate) struct Caller {
-    pub(crate) steer: mpsc::Sender<Arc<str>>,
+    pub(crate) steer: mpsc::Sender<Steered>,
     pub(crate) abort: CancellationToken,
     deltas: mpsc::UnboundedReceiver<String>,
     told: Arc<Mutex<String>>,

@@ -302,6 +302,7 @@ impl Served {
         self.ready = is_ready;
         self.stop = CancellationToken::new();
         let life = ChannelLife {
+            fetching: watch::Sender::new(false),
             intake: Intake::new(self.desk.clone()),
             ready,
             quiet: self.quiet.subscribe(),

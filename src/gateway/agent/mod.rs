@@ -154,6 +154,13 @@ impl Steered {
     }
 }
 
+impl From<&str> for Steered {
+    /// A message of which nobody asks whether it was taken.
+    fn from(text: &str) -> Self {
+        Self::new(text.into(), Arc::default())
+    }
+}
+
 impl Deltas {
     /// Tells each piece.
     pub fn new(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
