@@ -2,4 +2,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests touch the world")]
 
 mod journal;
+mod journal_files;
+mod journal_writer;
 mod powercut;
