@@ -1,5 +1,6 @@
 //! What a disk holds after a power cut: the writes of a traced process, played onto a disk that
 //! keeps what was synced, and of all else whatever it likes.
+#![allow(unreachable_pub, reason = "a module of each test crate that uses it")]
 
 use std::{
     collections::BTreeMap,
