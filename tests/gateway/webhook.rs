@@ -653,7 +653,8 @@ async fn a_callback_that_hangs_is_given_up_after_ten_seconds_and_tried_again() {
     tokio::time::pause();
     let before = tokio::time::Instant::now();
     let delivery = sending.await.expect("it ends");
-    assert!(before.elapsed() <= Duration::from_secs(10));
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(11), "by the paused clock: {took:?}");
     tokio::time::resume();
     assert!(matches!(delivery, Delivery::NotSent { after: None, .. }), "{delivery:?}");
     assert_eq!(rig.webhook.send(&reply).await, Delivery::Sent(None));
