@@ -328,7 +328,8 @@ impl Imessage {
                 Ok(rows) => rows,
                 Err(_) => return Custody::Unknown,
             };
-            if let Some(row) = self.sent().find(reply, after, &rows) {
+            let found = self.sent().find(reply, after, &rows);
+            if let Some(row) = found {
                 self.sent().is_in(&reply.key, row);
                 return Custody::Arrived;
             }
