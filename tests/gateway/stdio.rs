@@ -127,7 +127,8 @@ async fn the_end_of_stdin_is_the_end_of_receiving_and_replies_still_go_out() {
     let sent = channel.send(&reply("stdio", "main", "k", "bye", Value::Null)).await;
     assert_eq!(sent, Delivery::Sent(None));
     drop(channel);
-    let mut lines = stdout.lock().expect("whole").by_ref().lines();
+    let mut stdout = stdout.lock().expect("whole");
+    let mut lines = stdout.by_ref().lines();
     assert!(lines.next().expect("an ack").expect("read").contains("accepted"));
     assert!(lines.next().expect("a reply").expect("read").contains("bye"));
 }
