@@ -185,6 +185,7 @@ impl Rig {
         let (tell, mut ready) = watch::channel(false);
         let stop = CancellationToken::new();
         let life = ChannelLife {
+            fetching: watch::Sender::new(false),
             intake: Intake::new(desk.clone()),
             ready: tell,
             quiet: is_quiet,
