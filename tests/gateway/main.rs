@@ -15,9 +15,12 @@ mod journal;
 mod page;
 mod page_browser;
 mod powercut;
+mod process;
 mod telegram;
 
 #[path = "../support/agent.rs"]
 mod agent_support;
+#[path = "../support/gateway_rig.rs"]
+mod gateway_rig;
 #[path = "../support/openai.rs"]
 mod openai_support;
