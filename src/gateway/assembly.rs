@@ -11,6 +11,7 @@ use crate::gateway::{
         Channel,
         chat::Chat,
         imessage::{Cursor, Imessage},
+        stdio::Stdio,
         telegram::Telegram,
         webhook::{
             Webhook,
@@ -77,7 +78,9 @@ impl Assembly {
             let cursor = Arc::new(KeptCursor(self.journal.clone()));
             channels.push(Arc::new(Imessage::new(imessage.clone(), cursor)));
         }
-        // STDIO
+        if config.channels.stdio.is_some() {
+            channels.push(Arc::new(Stdio::of_process()));
+        }
         let named = channels.into_iter().map(|channel| (channel.name().to_owned(), channel));
         Ok(named.collect())
     }

@@ -11,16 +11,28 @@ mod config_file;
 mod config_merge;
 mod config_plan;
 mod config_store;
+mod imessage;
 mod journal;
+mod journal_files;
+mod journal_writer;
 mod page;
 mod page_browser;
 mod powercut;
 mod process;
+mod roster;
+mod roster_intake;
+mod server;
+mod server_access;
+mod server_told;
+mod stdio;
 mod telegram;
+mod webhook;
 
 #[path = "../support/agent.rs"]
 mod agent_support;
 #[path = "../support/gateway_rig.rs"]
 mod gateway_rig;
+#[path = "../support/http.rs"]
+mod http;
 #[path = "../support/openai.rs"]
 mod openai_support;

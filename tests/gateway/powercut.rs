@@ -37,7 +37,7 @@ const LIVES: [usize; 2] = [60, 4];
 /// So long that the log is emptied and begun anew while the first life lasts.
 const LENGTH: usize = 1_500;
 /// How many instants are looked at, besides those around a sync.
-const CUTS: usize = 150;
+const CUTS: usize = 100;
 const SEED: u64 = 20_261_121;
 
 #[test]
@@ -139,7 +139,7 @@ fn workload(sync: bool) -> Vec<Call> {
         ))
         .env(FOLDER, &folder)
         .env(SYNC, sync.to_string());
-    let calls = trace::trace(&mut command, &folder, &folder.with_extension("acknowledged"));
+    let calls = trace::trace(&command, &folder, &folder.with_extension("acknowledged"));
     let acknowledged = calls.iter().filter(|call| matches!(call, Call::Acknowledged(_))).count();
     assert_eq!(acknowledged, LIVES.iter().sum::<usize>() * WRITERS * 4);
     calls
@@ -150,12 +150,12 @@ fn here() -> &'static str {
     module_path!().split_once("::").expect("in a crate").1
 }
 
-/// Instants: the first calls, around every tenth sync, and any.
+/// Instants: the first calls, around every 15th sync, and any.
 fn cut_points(calls: &[Call]) -> BTreeSet<usize> {
     let mut rng = fastrand::Rng::with_seed(SEED);
     let mut points: BTreeSet<_> = (0..calls.len().min(40)).collect();
     let syncs = calls.iter().enumerate().filter(|(_, call)| is_sync(call)).map(|(index, _)| index);
-    for sync in syncs.step_by(10) {
+    for sync in syncs.step_by(15) {
         points.extend([sync, sync + 1]);
     }
     points.extend((0..CUTS).map(|_| rng.usize(..=calls.len())));
@@ -188,7 +188,7 @@ fn lost(calls: &[Call], points: &BTreeSet<usize>, deaf: Option<&str>, most: usiz
     for point in 0..=calls.len() {
         if points.contains(&point) {
             for unsynced in [Unsynced::Lost, Unsynced::Torn, Unsynced::Kept] {
-                let folder = TempDir::new().unwrap();
+                let folder = image_folder();
                 disk.lay_out(folder.path(), unsynced, &mut rng);
                 if let Err(what) = check(folder.path(), &acknowledged) {
                     lost.push(format!("after call {point}, {unsynced:?}: {what}"));
@@ -207,6 +207,11 @@ fn lost(calls: &[Call], points: &BTreeSet<usize>, deaf: Option<&str>, most: usiz
         }
     }
     lost
+}
+
+/// In memory where there is such a place: hundreds are made.
+fn image_folder() -> TempDir {
+    TempDir::new_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
 }
 
 fn check(folder: &Path, acknowledged: &[&str]) -> Result<(), String> {

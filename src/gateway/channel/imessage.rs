@@ -324,11 +324,9 @@ impl Imessage {
             if look > 0 {
                 sleep(self.pace.look).await;
             }
-            let rows = match self.history_of(reply).await {
-                Ok(rows) => rows,
-                Err(_) => return Custody::Unknown,
-            };
-            if let Some(row) = self.sent().find(reply, after, &rows) {
+            let Ok(rows) = self.history_of(reply).await else { return Custody::Unknown };
+            let found = self.sent().find(reply, after, &rows);
+            if let Some(row) = found {
                 self.sent().is_in(&reply.key, row);
                 return Custody::Arrived;
             }

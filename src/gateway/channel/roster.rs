@@ -286,7 +286,6 @@ impl Inner {
     }
 
     /// Says what is wanted, if nobody has a later number; gives what was wanted before.
-    #[expect(clippy::type_complexity, reason = "whether it was said, and what was before")]
     fn say(
         &self,
         name: &str,
@@ -318,7 +317,6 @@ impl Inner {
         self.say(name, next, before);
     }
 
-    #[expect(clippy::type_complexity, reason = "two ends of one entry")]
     fn watch(&self, name: &str) -> Option<(watch::Receiver<u64>, watch::Receiver<Progress>)> {
         let entries = self.entries();
         let entry = entries.get(name)?;

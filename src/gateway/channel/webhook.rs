@@ -173,17 +173,19 @@ impl Webhook {
         mut waiter: Waiter<'_>,
         wait: Duration,
     ) -> Result<Option<Standing>, String> {
-        // One that was accepted before may have its answer already.
-        let standing = self.standing(id).await?;
-        if !matches!(standing, Some(Standing { state: MessageState::Accepted, .. })) {
-            return Ok(standing);
+        // It may have its answer already, most likely if it was accepted before.
+        let mut standing = self.standing(id).await?;
+        let mut offer = None;
+        if standing.as_ref().is_some_and(|it| it.state == MessageState::Accepted) {
+            let Ok(Ok(offered)) = timeout(wait, &mut waiter.offer).await else {
+                return Ok(standing);
+            };
+            offer = Some(offered);
+            standing = self.standing(id).await?;
         }
-        let Ok(Ok(offer)) = timeout(wait, &mut waiter.offer).await else { return Ok(standing) };
-        let standing = self.standing(id).await?;
-        if let Some(standing) = &standing {
-            // If nobody asks any more, the reply goes another way as well.
-            let _ = offer.send(standing.replies.iter().map(|(reply, _)| *reply).collect());
-        }
+        let replies = standing.iter().flat_map(|standing| &standing.replies);
+        self.0.waiting.took(id, replies.map(|(reply, _)| *reply));
+        drop(offer);
         Ok(standing)
     }
 
@@ -191,23 +193,12 @@ impl Webhook {
         self.0.answered_by.answered_by(id.to_owned()).await
     }
 
-    /// Whether all the messages that a reply answers have it by their waiting requests.
+    /// Whether the requests of all the messages that a reply answers have taken it.
     async fn is_taken(&self, reply: &Outgoing) -> bool {
-        if self.0.waiting.was_taken(reply.id) {
-            return true;
-        }
-        let offers = reply.answers.iter().map(|id| join_all(self.0.waiting.offer(id)));
+        let offers = join_all(reply.answers.iter().map(|id| self.0.waiting.offer(id)));
         // Each request asks the journal for the answer. If that hangs, the reply goes another way.
-        let answers = timeout(TRY, join_all(offers)).await.unwrap_or_default();
-        let taken: Vec<Vec<_>> = answers
-            .into_iter()
-            .map(|taken| taken.into_iter().flatten().flatten().collect())
-            .collect();
-        let is_taken = !taken.is_empty() && taken.iter().all(|taken| taken.contains(&reply.id));
-        if is_taken {
-            self.0.waiting.took(taken.into_iter().flatten().filter(|taken| *taken != reply.id));
-        }
-        is_taken
+        let _ = timeout(TRY, offers).await;
+        self.0.waiting.was_taken(reply.id, &reply.answers)
     }
 
     async fn post(&self, reply: &Outgoing) -> Delivery {

@@ -203,6 +203,11 @@ impl Store {
         &self.0.file
     }
 
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        self.0.file.path()
+    }
+
     /// What the operator should be told of the file's last valid content.
     pub fn warnings(&self) -> Vec<Warning> {
         self.0.state().accepted.warnings.clone()
@@ -487,16 +492,9 @@ impl State {
 }
 
 impl Change {
-    /// What the client that asked for it is told.
+    /// Whether the file says what is in force.
     pub fn is_empty(&self) -> bool {
         self.plan.is_empty()
-    }
-}
-
-impl Store {
-    /// Where the file is.
-    pub fn path(&self) -> &Path {
-        self.0.file.path()
     }
 }
 

@@ -248,7 +248,8 @@ impl Journal {
         }
     }
 
-    /// Why the last write failed; none after one that succeeded.
+    /// Why the last write failed; none after one that succeeded. Its other end goes when the journal
+    /// is closed.
     pub fn health(&self) -> watch::Receiver<Option<StorageError>> {
         self.0.health.clone()
     }

@@ -13,6 +13,8 @@
 mod files;
 mod queries;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 use std::{
@@ -176,6 +178,10 @@ impl Sqlite {
         };
         let connected = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
         let opened = connected.and_then(|connection| {
+            let condition = examine(&connection, files::size(path))?;
+            if !matches!(condition, Condition::Sound) {
+                return Ok((connection, condition));
+            }
             connection.pragma_update(None, "journal_mode", "wal")?;
             let sync = if options.sync { "FULL" } else { "OFF" };
             connection.pragma_update(None, "synchronous", sync)?;
@@ -183,7 +189,6 @@ impl Sqlite {
             // Where a plain fsync leaves it in the disk's memory: macOS.
             connection.pragma_update(None, "fullfsync", options.sync)?;
             connection.pragma_update(None, "checkpoint_fullfsync", options.sync)?;
-            let condition = examine(&connection, files::size(path))?;
             Ok((connection, condition))
         });
         match opened {
@@ -276,8 +281,11 @@ enum Condition {
 
 fn examine(connection: &Connection, size: u64) -> rusqlite::Result<Condition> {
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
-    if number("application_id")? != schema::APPLICATION {
-        return Ok(Condition::Foreign);
+    match number("application_id")? {
+        schema::APPLICATION => {}
+        // Any file that is empty passes for a database; but nobody makes one, and we least of all.
+        0 if schema::is_empty(connection)? => return Ok(Condition::Damaged("it is empty".into())),
+        _ => return Ok(Condition::Foreign),
     }
     let version = number("user_version")?;
     if version > schema::VERSION {

@@ -175,7 +175,7 @@ pub enum Query {
         conversation: Conversation,
         /// After this; `ReplyId(0)` is before all.
         after: ReplyId,
-        /// At most so many, the newest.
+        /// At most so many, the oldest: who asks again from the last one misses none.
         limit: usize,
     },
     /// Messages and replies of a conversation as people see it, the oldest first. No reply that is

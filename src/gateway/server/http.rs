@@ -36,7 +36,10 @@ use axum::{
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::process::{Resource, getrlimit};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Resource, getrlimit},
+};
 use thiserror::Error as ThisError;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -240,12 +243,15 @@ impl Server {
                 }
                 Err(error) if is_of_one(&error) => {}
                 Err(error) => {
-                    let (pause, tell) = trouble.again(clock::now());
-                    if tell == Tell::Yes {
-                        warn!(%error, "cannot accept connections; will go on trying");
+                    let pause = trouble.pause();
+                    if is_pending(&listener) {
+                        if trouble.is_news(clock::now()) {
+                            warn!(%error, "cannot accept connections; will go on trying");
+                        }
+                        // Most likely there are no descriptors left. One that nobody misses is
+                        // freed.
+                        self.open.evict();
                     }
-                    // Most likely there are no descriptors left: one that nobody misses is freed.
-                    self.open.evict();
                     tokio::select! {
                         () = self.closing.cancelled() => break,
                         () = sleep(pause) => {}
@@ -275,6 +281,7 @@ impl Server {
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
             .max_buf_size(MAX_HEAD)
+            .max_header_size(MAX_HEAD)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let mut connection = pin!(connection);
@@ -344,25 +351,24 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// How long to leave the socket alone, and whether to tell of it.
-    fn again(&mut self, now: Instant) -> (Duration, Tell) {
+    /// How long to leave the socket alone.
+    fn pause(&mut self) -> Duration {
         self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
-        let is_known = self.told.is_some_and(|told| now - told < TOLD_AGAIN);
-        if !is_known {
+        self.pause
+    }
+
+    /// Whether to tell of it.
+    fn is_news(&mut self, now: Instant) -> bool {
+        let is_news = self.told.is_none_or(|told| now - told >= TOLD_AGAIN);
+        if is_news {
             self.told = Some(now);
         }
-        (self.pause, if is_known { Tell::No } else { Tell::Yes })
+        is_news
     }
 
     fn is_over(&mut self) {
         self.pause = Duration::ZERO;
     }
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Tell {
-    Yes,
-    No,
 }
 
 /// Whether only the one connection failed, which is no longer in the queue.
@@ -378,6 +384,13 @@ fn is_of_one(error: &Error) -> bool {
             | NetworkDown
             | NetworkUnreachable
     )
+}
+
+/// Whether a connection waits to be accepted. Where descriptors have run out the system says so also
+/// when none does, and somebody would lose his for nobody.
+fn is_pending(listener: &TcpListener) -> bool {
+    let mut polled = [PollFd::new(listener, PollFlags::IN)];
+    !matches!(poll(&mut polled, Some(&Timespec::default())), Ok(0))
 }
 
 /// Tells a client that there is no room. It is read for a moment, as what it has sent unread would
@@ -439,13 +452,13 @@ mod tests {
     fn trouble_with_accepting_backs_off_and_is_told_of_once_a_minute() {
         let mut trouble = Trouble::default();
         let start = Instant::now();
-        let pauses: Vec<_> = (0..10).map(|_| trouble.again(start)).collect();
-        assert_eq!(pauses[0], (Duration::from_millis(10), Tell::Yes));
-        assert_eq!(pauses[1], (Duration::from_millis(20), Tell::No));
-        assert_eq!(pauses[9], (Duration::from_secs(1), Tell::No));
+        let pauses: Vec<_> = (0..10).map(|_| trouble.pause().as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000]);
         trouble.is_over();
-        assert_eq!(trouble.again(start), (Duration::from_millis(10), Tell::No));
-        assert_eq!(trouble.again(start + TOLD_AGAIN).1, Tell::Yes);
+        assert_eq!(trouble.pause().as_millis(), 10);
+        let told: Vec<_> =
+            [0, 1, 59, 60, 61].map(|s| trouble.is_news(start + Duration::from_secs(s))).into();
+        assert_eq!(told, [true, false, false, true, false]);
     }
 
     #[test]

@@ -81,15 +81,15 @@ pub(super) fn inbox() -> (Inlet, Inbox) {
 }
 
 impl Inlet {
-    pub(super) fn message(&mut self, subscription: i64, message: Message) {
+    pub(super) fn message(&self, subscription: i64, message: Message) {
         self.put(subscription, News::Message(message));
     }
 
-    pub(super) fn ended(&mut self, subscription: i64, why: Option<String>) {
+    pub(super) fn ended(&self, subscription: i64, why: Option<String>) {
         self.put(subscription, News::Ended(why));
     }
 
-    fn put(&mut self, subscription: i64, news: News) {
+    fn put(&self, subscription: i64, news: News) {
         let is_over = subscription <= self.over.load(Ordering::Acquire);
         if !is_over && self.notes.try_send(Note { subscription, news }).is_err() {
             self.over.fetch_max(subscription, Ordering::AcqRel);

@@ -32,7 +32,7 @@ struct Lines<R> {
 }
 
 /// Brings what is read to where it belongs, until nothing more comes.
-pub(super) async fn read(stdout: impl AsyncRead + Unpin, rpc: &Rpc, mut inlet: Inlet) {
+pub(super) async fn read(stdout: impl AsyncRead + Unpin, rpc: &Rpc, inlet: Inlet) {
     let mut lines = Lines::of(stdout);
     let mut allowance = Allowance::new(clock::now());
     while let Some(line) = lines.next().await {

@@ -1,14 +1,15 @@
 //! Requests that wait for their answer (`?wait=30s`), and how a reply gets to them.
 //!
 //! A turn may make several replies, which are sent one after the other; a waiting request takes all
-//! of them at once, from the journal. So it is offered the first, tells which ones it has taken, and
-//! these are not sent any more.
+//! of them at once, from the journal. What it has taken is remembered, and not sent any more.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    convert::Infallible,
     sync::{Mutex, MutexGuard},
 };
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use crate::gateway::message::ReplyId;
@@ -21,12 +22,13 @@ pub(super) struct Waiting(Mutex<Inner>);
 struct Inner {
     next: u64,
     waiting: HashMap<String, Vec<(u64, oneshot::Sender<Offer>)>>,
-    taken: BTreeSet<ReplyId>,
+    /// Of each reply, the messages whose requests have taken it.
+    taken: BTreeMap<ReplyId, BTreeSet<String>>,
 }
 
-/// Tells a waiting request that its answer is in the journal. It takes the answer by sending the
-/// replies' ids; dropped, it has not taken it.
-pub(super) type Offer = oneshot::Sender<Vec<ReplyId>>;
+/// Tells a waiting request that its answer is in the journal. Dropped when it has taken it, or goes
+/// without.
+pub(super) type Offer = oneshot::Sender<Infallible>;
 
 /// A request that waits. Dropped, it waits no more.
 #[derive(Debug)]
@@ -49,31 +51,34 @@ impl Waiting {
         Waiter { waiting: self, id: id.to_owned(), number, offer }
     }
 
-    /// Offers the answer to those who wait for this message. What it gives resolves for each that
-    /// takes it.
-    pub(super) fn offer(&self, id: &str) -> Vec<oneshot::Receiver<Vec<ReplyId>>> {
+    /// Offers the answer to those who wait for this message, and waits until each has taken it or
+    /// gone without.
+    pub(super) async fn offer(&self, id: &str) {
         let waiting = self.inner().waiting.remove(id).unwrap_or_default();
         let offers = waiting.into_iter().filter_map(|(_, tell)| {
-            let (offer, taken) = oneshot::channel();
+            let (offer, is_over) = oneshot::channel();
             // It may have gone away just now.
-            tell.send(offer).ok().map(|()| taken)
+            tell.send(offer).ok().map(|()| is_over)
         });
-        offers.collect()
+        join_all(offers).await;
     }
 
-    /// These replies were taken.
-    pub(super) fn took(&self, replies: impl IntoIterator<Item = ReplyId>) {
+    /// These replies to a message are in the answer to its request.
+    pub(super) fn took(&self, id: &str, replies: impl IntoIterator<Item = ReplyId>) {
         let taken = &mut self.inner().taken;
-        taken.extend(replies);
+        for reply in replies {
+            taken.entry(reply).or_default().insert(id.to_owned());
+        }
         // They are asked for soon. Should one never be, it must not stay for ever.
         while taken.len() > REMEMBERED {
             taken.pop_first();
         }
     }
 
-    /// Whether this reply was taken; forgets it.
-    pub(super) fn was_taken(&self, reply: ReplyId) -> bool {
-        self.inner().taken.remove(&reply)
+    /// Whether the requests of all these messages have taken this reply; forgets it.
+    pub(super) fn was_taken(&self, reply: ReplyId, messages: &[String]) -> bool {
+        let taken = self.inner().taken.remove(&reply).unwrap_or_default();
+        !messages.is_empty() && messages.iter().all(|id| taken.contains(id))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -99,30 +104,43 @@ const REMEMBERED: usize = 1024;
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_waits_is_offered_the_answer_once_and_who_went_away_is_not() {
+    #[tokio::test]
+    async fn who_waits_is_offered_the_answer_once_and_who_went_away_is_not() {
         let waiting = Waiting::default();
         let mut stays = waiting.wait("a");
         drop(waiting.wait("a"));
         let other = waiting.wait("b");
-        let mut taken = waiting.offer("a");
-        assert_eq!(taken.len(), 1);
-        let offer = stays.offer.try_recv().expect("it is offered");
-        offer.send(vec![ReplyId(1), ReplyId(2)]).expect("somebody asks");
-        assert_eq!(taken[0].try_recv(), Ok(vec![ReplyId(1), ReplyId(2)]));
-        assert!(waiting.offer("a").is_empty());
+        let takes = async {
+            let _offer = (&mut stays.offer).await.expect("it is offered");
+            waiting.took("a", [ReplyId(1), ReplyId(2)]);
+        };
+        tokio::join!(waiting.offer("a"), takes);
+        assert!(waiting.was_taken(ReplyId(1), &["a".to_owned()]));
+        waiting.offer("a").await;
         drop((stays, other));
         assert!(waiting.inner().waiting.is_empty(), "nobody waits, nothing is kept");
     }
 
     #[test]
+    fn a_reply_to_several_messages_is_taken_when_each_of_their_requests_has_it() {
+        let waiting = Waiting::default();
+        let both = ["a".to_owned(), "b".to_owned()];
+        waiting.took("a", [ReplyId(1), ReplyId(2)]);
+        assert!(!waiting.was_taken(ReplyId(1), &both));
+        waiting.took("b", [ReplyId(2)]);
+        assert!(waiting.was_taken(ReplyId(2), &both));
+        assert!(!waiting.was_taken(ReplyId(3), &[]), "a notice is nobody's");
+    }
+
+    #[test]
     fn what_was_taken_is_remembered_once_and_not_without_end() {
         let waiting = Waiting::default();
-        waiting.took([ReplyId(1)]);
-        assert!(waiting.was_taken(ReplyId(1)));
-        assert!(!waiting.was_taken(ReplyId(1)));
-        waiting.took((0..2000).map(ReplyId));
+        let message = ["a".to_owned()];
+        waiting.took("a", [ReplyId(1)]);
+        assert!(waiting.was_taken(ReplyId(1), &message));
+        assert!(!waiting.was_taken(ReplyId(1), &message));
+        waiting.took("a", (0..2000).map(ReplyId));
         assert_eq!(waiting.inner().taken.len(), REMEMBERED);
-        assert!(waiting.was_taken(ReplyId(1999)));
+        assert!(waiting.was_taken(ReplyId(1999), &message));
     }
 }

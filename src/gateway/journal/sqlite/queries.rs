@@ -45,12 +45,11 @@ pub(super) fn find(connection: &Connection, query: &Query) -> rusqlite::Result<F
             )?,
         }),
         Query::RepliesAfter { conversation: Conversation { channel, peer }, after, limit } => {
-            let mut replies = it.replies(
+            let replies = it.replies(
                 "WHERE channel = ?1 AND peer = ?2 AND id > ?3 AND state <> ?4
-                 ORDER BY id DESC LIMIT ?5",
+                 ORDER BY id LIMIT ?5",
                 params![&**channel, &**peer, after.0, held, cut(*limit)],
             )?;
-            replies.reverse();
             Ok(Found::Entries { messages: Vec::new(), replies })
         }
         Query::Transcript { conversation: Conversation { channel, peer }, limit } => {

@@ -89,6 +89,11 @@ pub(super) fn differences(connection: &Connection) -> rusqlite::Result<Vec<Strin
     Ok(ours.into_iter().filter(|it| !theirs.contains(it)).map(|(name, _)| name).collect())
 }
 
+/// Whether there is nothing at all.
+pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
+}
+
 fn definitions(connection: &Connection) -> rusqlite::Result<Vec<(String, Option<String>)>> {
     let mut statement =
         connection.prepare("SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")?;
