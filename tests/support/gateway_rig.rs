@@ -62,6 +62,7 @@ pub(crate) struct GatewayRig {
     address: SocketAddr,
     env: Vec<(String, String)>,
     has_config: bool,
+    token: Option<String>,
 }
 
 impl GatewayRig {
@@ -77,6 +78,7 @@ impl GatewayRig {
             address: SocketAddr::from(([127, high, low, number], 18780)),
             env: Vec::new(),
             has_config: true,
+            token: None,
         };
         rig.config("")
     }
@@ -135,7 +137,16 @@ impl GatewayRig {
         }
     }
 
+    /// What clients say, if the config chooses it.
+    pub(crate) fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
+        self
+    }
+
     pub(crate) fn token(&self) -> String {
+        if let Some(token) = &self.token {
+            return token.clone();
+        }
         fs::read_to_string(self.state().join("token")).unwrap().trim().to_owned()
     }
 
@@ -668,7 +679,7 @@ pub(crate) fn waiting_agent(home: &Path) -> String {
         begun = begun.display(),
         go = go.display()
     );
-    format!("[agent]\nkind = \"command\"\ncommand = [\"sh\", \"-c\", {}]\n", json!(script))
+    format!("agent.kind = \"command\"\nagent.command = [\"sh\", \"-c\", {}]\n", json!(script))
 }
 
 /// Lines of a file that need not be there.
