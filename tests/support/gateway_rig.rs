@@ -63,6 +63,7 @@ pub(crate) struct GatewayRig {
     env: Vec<(String, String)>,
     has_config: bool,
     token: Option<String>,
+    respawn: Option<&'static str>,
 }
 
 impl GatewayRig {
@@ -79,6 +80,7 @@ impl GatewayRig {
             env: Vec::new(),
             has_config: true,
             token: None,
+            respawn: None,
         };
         rig.config("")
     }
@@ -89,7 +91,7 @@ impl GatewayRig {
         self
     }
 
-    /// As a person starts it for the first time: no config, no options.
+    /// As a person starts it for the first time: no config, and no option but the address.
     pub(crate) fn without_config(mut self) -> Self {
         fs::remove_file(self.config_file()).unwrap();
         self.has_config = false;
@@ -102,9 +104,9 @@ impl GatewayRig {
         self
     }
 
-    /// Another address, as without a config.
-    pub(crate) fn at(mut self, address: SocketAddr) -> Self {
-        self.address = address;
+    /// Forces the way in which a bare gateway comes back; the test may run in a container.
+    pub(crate) fn respawn(mut self, how: &'static str) -> Self {
+        self.respawn = Some(how);
         self
     }
 
@@ -175,6 +177,7 @@ impl GatewayRig {
     pub(crate) fn launch_bare(self) -> Running {
         let mut command = self.surround(GATEWAY);
         command.args(self.options());
+        command.args(self.respawn.into_iter().flat_map(|how| ["--respawn", how]));
         self.spawn(command)
     }
 
@@ -189,15 +192,13 @@ impl GatewayRig {
     pub(crate) fn lockkeeper(&self, verb: &str) -> Command {
         let mut command = self.surround(LOCKKEEPER);
         command.arg(verb);
-        if self.has_config {
-            command.arg("--state-dir").arg(self.path("lockkeeper"));
-        }
         command
     }
 
     fn options(&self) -> Vec<PathBuf> {
         if !self.has_config {
-            return Vec::new();
+            // The default address may be another test's.
+            return vec!["--bind".into(), self.address.to_string().into()];
         }
         vec!["--config".into(), self.config_file(), "--state-dir".into(), self.state()]
     }
@@ -209,6 +210,8 @@ impl GatewayRig {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", self.home.path())
             .env("RUST_BACKTRACE", "1")
+            // Root's default is the same for all tests.
+            .env("LOCKKEEPER_STATE_DIR", self.path("lockkeeper"))
             .env(MARK, &self.mark)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
@@ -226,7 +229,7 @@ impl GatewayRig {
     }
 
     /// Every process of this test that lives.
-    fn everyone(&self) -> Vec<i32> {
+    pub(crate) fn everyone(&self) -> Vec<i32> {
         let mark = format!("{MARK}={}", self.mark).into_bytes();
         let numbers = fs::read_dir("/proc").unwrap().flatten();
         let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -303,6 +306,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// To start it again, once it has ended.
+    pub(crate) fn into_rig(self) -> GatewayRig {
+        self.rig
+    }
+
     /// Of what was started: the supervisor, or the bare gateway.
     pub(crate) fn pid(&self) -> u32 {
         self.process.id().unwrap()
@@ -525,12 +533,6 @@ impl Person {
         within(name, waited).await
     }
 
-    /// Waits until the connection is closed by the gateway, and does not come back.
-    pub(crate) async fn until_cut(&mut self) {
-        let waited = async { while self.socket.is_some() && self.heard().await.is_ok() {} };
-        within("the end of the connection", waited).await;
-    }
-
     /// The texts that were shown.
     pub(crate) fn texts(&self) -> Vec<String> {
         self.shown.iter().map(|(text, _)| text.clone()).collect()
@@ -690,4 +692,15 @@ pub(crate) fn lines_of(path: &Path) -> Vec<String> {
 /// The arguments of a process, as everyone on the machine can read them.
 pub(crate) fn command_line(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
+}
+
+/// Waits until a process has a handler for this signal.
+pub(crate) async fn catches(pid: u32, signal: Signal) {
+    let caught = || -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    let has_it = async || caught().filter(|mask| mask >> (signal as i32 - 1) & 1 == 1);
+    until("a handler", has_it).await;
 }

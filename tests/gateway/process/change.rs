@@ -53,7 +53,7 @@ async fn a_hook_is_there_as_soon_as_it_is_patched_in_and_gone_when_it_is_taken_o
             "Authorization: Bearer the-bearer-of-tests\r\nContent-Type: application/json\r\n";
         let body = json!({ "text": "hi", "id": "1" }).to_string();
         let to = gateway.rig.address();
-        http_with(to, "POST /hooks/ci?wait=20 HTTP/1.1", headers, &body).await.unwrap()
+        http_with(to, "POST /hooks/ci?wait=20s HTTP/1.1", headers, &body).await.unwrap()
     };
     assert_eq!(post().await.0, 404);
     let hooks = json!({ "hooks": { "ci": { "bearer": "the-bearer-of-tests" } } });
