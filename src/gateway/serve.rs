@@ -54,7 +54,7 @@ use crate::{
         },
         upkeep,
     },
-    lifecycle::{self, Closing, Life, Options, Server},
+    lifecycle::{self, Closing, Life, Options, Server, respawn::RespawnOptions},
     protocol::{env as names, exit},
     restart::driver::RestartOptions,
     sys::clock,
@@ -108,7 +108,8 @@ pub async fn run(launch: Launch) -> ExitCode {
         Ok(opened) => opened,
         Err(why) => return refuse(exit::CONFIG, &why),
     };
-    let options = options(&config.config()).lock_in(&state);
+    let respawn = RespawnOptions { forced: launch.respawn, ..RespawnOptions::default() };
+    let options = options(&config.config()).respawn(respawn).lock_in(&state);
     let process = Arc::new(Process {
         launch,
         state,

@@ -19,6 +19,7 @@ mod linked;
 mod page;
 mod page_browser;
 mod powercut;
+mod process;
 mod roster;
 mod roster_intake;
 mod router;
@@ -31,6 +32,8 @@ mod webhook;
 
 #[path = "../support/agent.rs"]
 mod agent_support;
+#[path = "../support/gateway_rig.rs"]
+mod gateway_rig;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/openai.rs"]
