@@ -4,6 +4,7 @@
 mod agent_command;
 mod agent_leash;
 mod agent_openai;
+mod bad_input;
 mod chat;
 mod config_check;
 mod config_docs;
