@@ -1,7 +1,7 @@
 //! The parts that the settings want: channels, agent, secrets.
 #![allow(clippy::disallowed_methods)]
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
@@ -9,16 +9,16 @@ use crate::gateway::{
     agent::{self, Agent},
     channel::{
         Channel,
-        chat::Chat,
+        chat::{self, Chat},
         imessage::{Cursor, Imessage},
         stdio::Stdio,
         telegram::Telegram,
         webhook::{
-            Webhook,
+            self, Webhook,
             hook::{Hook, Hooks},
         },
     },
-    config::schema::{Config, Secret},
+    config::schema::{Channels, Config, Secret},
     journal::Journal,
     message::NotAccepted,
 };
@@ -58,33 +58,45 @@ impl Assembly {
         Hook::all(&config.hooks, reveal).map_err(|why| why.to_string())
     }
 
-    /// The channels that the settings want, by name.
+    /// The channels that the settings want.
     ///
     /// # Errors
     ///
     /// What is missing, by key.
-    pub fn channels(&self, config: &Config) -> Result<BTreeMap<String, Arc<dyn Channel>>, String> {
-        let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
-        if config.channels.chat.enabled {
-            channels.push(Arc::new(self.chat.clone()));
-        }
-        channels.push(Arc::new(self.webhook.clone()));
-        if let Some(telegram) = &config.channels.telegram {
-            let token = revealed("channels.telegram.token", Some(&telegram.token))?;
-            let (settings, token) = (telegram.clone(), token.unwrap_or_default());
-            channels.push(Arc::new(Telegram::new(settings, token, self.client.clone())));
-        }
-        if let Some(imessage) = &config.channels.imessage {
-            let cursor = Arc::new(KeptCursor(self.journal.clone()));
-            channels.push(Arc::new(Imessage::new(imessage.clone(), cursor)));
-        }
-        if config.channels.stdio.is_some() {
-            channels.push(Arc::new(Stdio::of_process()));
-        }
-        let named = channels.into_iter().map(|channel| (channel.name().to_owned(), channel));
-        Ok(named.collect())
+    pub fn channels(&self, config: &Config) -> Result<Vec<Arc<dyn Channel>>, String> {
+        NAMES.iter().filter_map(|name| self.channel(name, config).transpose()).collect()
+    }
+
+    /// The channel of this name; none: the settings want none.
+    ///
+    /// # Errors
+    ///
+    /// What is missing, by key.
+    pub fn channel(&self, name: &str, config: &Config) -> Result<Option<Arc<dyn Channel>>, String> {
+        let Channels { chat: page, telegram, imessage, stdio } = &config.channels;
+        Ok(match name {
+            chat::CHANNEL if page.enabled => Some(Arc::new(self.chat.clone())),
+            webhook::NAME => Some(Arc::new(self.webhook.clone())),
+            "telegram" => match telegram {
+                Some(settings) => {
+                    let token = revealed("channels.telegram.token", Some(&settings.token))?;
+                    let (settings, client) = (settings.clone(), self.client.clone());
+                    Some(Arc::new(Telegram::new(settings, token.unwrap_or_default(), client)))
+                }
+                None => None,
+            },
+            "imessage" => imessage.clone().map(|settings| {
+                let cursor = Arc::new(KeptCursor(self.journal.clone()));
+                Arc::new(Imessage::new(settings, cursor)) as Arc<dyn Channel>
+            }),
+            "stdio" => stdio.as_ref().map(|_| Arc::new(Stdio::of_process()) as Arc<dyn Channel>),
+            _ => None,
+        })
     }
 }
+
+/// All channels that there are.
+const NAMES: [&str; 5] = [chat::CHANNEL, webhook::NAME, "telegram", "imessage", "stdio"];
 
 /// Where `imsg` is read on from, in the journal.
 struct KeptCursor(Journal);

@@ -10,6 +10,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -135,6 +136,9 @@ fn forced(how: &str) -> Result<Forced, &'static str> {
         _ => Err("say exit, spawn or in-process"),
     }
 }
+
+/// How long a command waits for the running gateway.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a command says of itself, or why it could not.
 type Said = Result<String, Failed>;

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -216,7 +216,10 @@ impl Operator {
             }
         };
         if let Some(conversation) = caller.conversation {
-            self.tell_when_back(id, conversation, reason).await?;
+            // The restart is scheduled all the same.
+            if let Err(why) = self.tell_when_back(id, conversation, reason).await {
+                tracing::warn!(%id, %why, "nobody will be told that the gateway is back");
+            }
         }
         let due = millis(due.saturating_duration_since(clock::now()));
         Ok(json!({ "id": id.to_string(), "dueMs": due, "coalesced": coalesced }))
@@ -232,7 +235,10 @@ impl Operator {
         // Held while the notice is written: who asks twice at once is told once.
         let mut awaited = self.awaited.lock().await;
         let is_same = |it: &Awaited| it.restart == restart && it.conversation == conversation;
-        if awaited.iter().any(is_same) {
+        // Called off before we had the lock: nobody will come back.
+        let pending = self.parts.life.restarts().pending();
+        let is_over = pending.is_none_or(|pending| pending.id != restart);
+        if is_over || awaited.iter().any(is_same) {
             return Ok(());
         }
         let text = format!("The gateway is back ({reason}).");
@@ -269,7 +275,9 @@ impl Operator {
             awaited.extract_if(.., |it| it.restart == restart).collect()
         };
         for it in concerned {
-            let _ = self.parts.journal.withdraw(it.notice).await;
+            if let Err(why) = self.parts.journal.withdraw(it.notice).await {
+                tracing::error!(%why, "the next start tells of a restart that did not take place");
+            }
             let text = format!("No restart after all: {why}.");
             self.parts.router.notify(&it.conversation, text).await;
         }
@@ -301,9 +309,10 @@ async fn retry(
     Ok(Json(json!({ "ok": true })))
 }
 
-/// [`Operator`] as the protocol sees it.
+/// [`Operator`] as the protocol sees it. It does not keep it alive: the roster keeps the chat, and
+/// the operator has the roster.
 #[derive(Clone, Debug)]
-pub struct OperatorMethods(pub Arc<Operator>);
+pub struct OperatorMethods(pub Weak<Operator>);
 
 impl Methods for OperatorMethods {
     fn names(&self) -> &'static [&'static str] {
@@ -316,8 +325,9 @@ impl Methods for OperatorMethods {
         method: String,
         params: Value,
     ) -> BoxFuture<'_, Result<Value, RpcError>> {
-        let operator = Arc::clone(&self.0);
+        let operator = self.0.upgrade();
         Box::pin(async move {
+            let operator = operator.ok_or_else(|| unavailable("the gateway leaves".to_owned()))?;
             match method.as_str() {
                 "health" => Ok(operator.health()),
                 "status" => Ok(operator.status().await),

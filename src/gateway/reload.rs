@@ -91,7 +91,7 @@ impl Reloader {
         }
     }
 
-    async fn take_up(&self, change: Change) {
+    async fn take_up(&self, mut change: Change) {
         tracing::info!("config changed: {}", change.plan);
         if change.plan.needs_restart() {
             self.metrics.reload("restart");
@@ -104,18 +104,19 @@ impl Reloader {
                 tracing::info!("restart for the config: {answer:?}");
             }
         }
-        let mut failed = false;
-        for subsystem in change.plan.hot.keys() {
-            if let Err(why) = self.reload(subsystem, &change).await {
-                failed = true;
+        for (subsystem, paths) in change.plan.hot.clone() {
+            if let Err(why) = self.reload(&subsystem, &change).await {
+                // A difference still: told with the next change, and taken up by the next start.
+                change.plan.hot.remove(&subsystem);
+                change.plan.later.extend(paths);
                 self.metrics.reload("failed");
                 tracing::error!("{subsystem} is not reloaded, the old one goes on: {why}");
             }
         }
-        if !failed {
+        if !change.plan.hot.is_empty() {
             self.metrics.reload("hot");
-            self.config.in_force(&change).await;
         }
+        self.config.in_force(&change).await;
     }
 
     async fn reload(&self, subsystem: &Subsystem, change: &Change) -> Result<(), String> {
@@ -134,7 +135,15 @@ impl Reloader {
     }
 
     async fn channel(&self, name: &str, change: &Change) -> Result<(), String> {
-        let Some(channel) = self.assembly.channels(&change.new)?.remove(name) else {
+        let idle = async {
+            // Cut off, its replies are sent by the next life of the channel.
+            let _ = tokio::time::timeout(PATIENCE, self.router.idle(name)).await;
+        };
+        let Some(channel) = self.assembly.channel(name, &change.new)? else {
+            tokio::select! {
+                () = idle => {}
+                () = self.life.drain().leaving() => return Err("the gateway leaves".to_owned()),
+            }
             self.roster.remove(name).await;
             return Ok(());
         };
@@ -146,10 +155,6 @@ impl Reloader {
             drain.leaving().await;
             leaves.cancel();
         });
-        let idle = async {
-            // Cut off, its replies are sent by the next life of the channel.
-            let _ = tokio::time::timeout(PATIENCE, self.router.idle(name)).await;
-        };
         let outcome = self.roster.reload(name, channel, idle, generation).await;
         watching.abort();
         match outcome {

@@ -97,6 +97,8 @@ struct Inner {
     outbox: Outbox,
     recovery: Recovery,
     doors: Doors,
+    /// One turn at a time in a conversation, also while an interrupted one comes to its end.
+    turns: Doors,
     /// Messages that this life has in its hands: what the journal has besides is to be recovered.
     live: Mutex<Live>,
 }
@@ -106,6 +108,9 @@ struct Live {
     ids: HashSet<MessageId>,
     /// How many of them each conversation has.
     by_conversation: HashMap<Conversation, usize>,
+    /// Conversations of which something was left: what comes behind it is left, too, until the next
+    /// recovery.
+    left: HashSet<Conversation>,
 }
 
 /// One at a time through the journal, for each conversation: so that its messages are numbered, and
@@ -127,7 +132,7 @@ impl Router {
                     .window_of(move |_| window.upgrade().map(|router| router.window()))
                     .start(move |_, batch: Batch<Arc<Work>>| {
                         if let Some(router) = flushed.upgrade() {
-                            router.arrive(batch.to_vec());
+                            router.arrive(batch);
                         }
                         async {}
                     }),
@@ -144,6 +149,7 @@ impl Router {
                 outbox: Outbox::new(me.clone()),
                 recovery: Recovery::default(),
                 doors: Doors::default(),
+                turns: Doors::default(),
                 live: Mutex::default(),
                 roster: OnceLock::new(),
                 config: RwLock::new(config),
@@ -165,6 +171,8 @@ impl Router {
     /// Replies go out by these channels. Said once; before it they wait.
     pub fn deliver_by(&self, roster: Roster) {
         let _ = self.inner.roster.set(roster);
+        self.inner.recovery.roster_is_there();
+        self.inner.drain.gate().pulse().beat();
     }
 
     /// Other settings hold from now on: for the next message, the next turn.
@@ -265,63 +273,63 @@ impl Inner {
         self.line_up(work);
     }
 
-    /// Into the inbox. What that refuses stays in the journal for the next life.
+    /// Into the inbox. What that refuses stays in the journal.
     fn push(self: &Arc<Self>, work: Arc<Work>) {
         let conversation = work.inbound.conversation.clone();
         if let Err(refused) = self.inbox.try_push(conversation, work) {
             tracing::debug!(message = refused.item.id.0, why = %refused.why, "left in the journal");
-            self.let_go(&[refused.item]);
+            self.leave(&[refused.item]);
         }
     }
 
     /// A conversation has said something, and is quiet.
-    fn arrive(self: &Arc<Self>, bundle: Bundle) {
+    fn arrive(self: &Arc<Self>, batch: Batch<Arc<Work>>) {
+        let bundle = batch.to_vec();
         let Some(first) = bundle.first() else { return };
         let session = first.inbound.conversation.to_string();
-        let Ok(pass) = self.drain.gate().pass() else { return self.let_go(&bundle) };
         // Without id: the journal knows what is a duplicate, and what comes again on purpose.
         let item = Item::new("", session.clone(), bundle).protected();
-        match self.queues.arrive_within(&pass, &session, item, &self.layers()) {
+        match self.queues.arrive_within(batch.pass(), &session, item, &self.layers()) {
             Arrived::RunNow { item, lease } | Arrived::Interrupted { item, lease } => {
                 let run = self.drain.runs().register(session.as_str());
                 let router = Arc::clone(self);
                 tokio::spawn(async move {
-                    let ended = {
-                        let aborted = lease.aborted();
-                        let carried = router.carry_out(item.payload.to_vec(), run, &pass);
-                        tokio::pin!(carried);
-                        tokio::select! {
-                            () = &mut carried => true,
-                            // The run itself is told by its own token.
-                            () = aborted => {
-                                carried.await;
-                                true
-                            }
-                        }
-                    };
-                    if ended {
-                        lease.done();
-                    }
+                    // Who ends it early tells the run.
+                    router.carry_out(item.payload.to_vec(), run, batch.pass()).await;
+                    lease.done();
                 });
             }
             Arrived::Steered | Arrived::Queued { .. } => {}
             Arrived::Duplicate(item) | Arrived::Dropped(item) | Arrived::Full(item) => {
-                tracing::warn!(session, "the queue did not take a message: left in the journal");
-                self.let_go(&item.payload);
+                tracing::warn!(session, "the queue did not take a message: it is taken up later");
+                self.leave(&item.payload);
             }
             Arrived::Refused(item, why) => {
                 tracing::debug!(session, %why, "left in the journal");
-                self.let_go(&item.payload);
+                self.leave(&item.payload);
             }
         }
     }
 
-    /// This life has them in its hands no more.
+    /// They are answered, or dead.
     fn let_go(&self, bundle: &[Arc<Work>]) {
         let mut live = lock(&self.live);
         for work in bundle {
             live.remove(work);
         }
+    }
+
+    /// They are neither answered nor dead, and this life has them in its hands no more: the next one
+    /// takes them up, or this one if it stays. What comes behind them in their conversations is left,
+    /// too, lest it overtake them.
+    fn leave(self: &Arc<Self>, bundle: &[Arc<Work>]) {
+        let mut live = lock(&self.live);
+        for work in bundle {
+            live.remove(work);
+            live.left.insert(work.inbound.conversation.clone());
+        }
+        drop(live);
+        self.take_up_again();
     }
 
     /// What the settings of this moment say of a busy session.

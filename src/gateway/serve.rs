@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 
 use crate::{
-    drain::plan::Budget,
+    drain::plan::{Budget, Queues},
     gateway::{
         archive::JournalArchive,
         assembly::{Assembly, revealed},
@@ -143,9 +143,12 @@ struct Process {
 
 fn options(config: &Config) -> Options {
     let restart = &config.restart;
-    let defaults = Budget::default();
-    let budget =
-        Budget { restart: restart.drain.duration(), stop: restart.stop.duration(), ..defaults };
+    let budget = Budget {
+        restart: restart.drain.duration(),
+        stop: restart.stop.duration(),
+        queues: Queues::Durable,
+        ..Budget::default()
+    };
     let mut restarts = RestartOptions::from_env();
     restarts.scheduler.cooldown = restart.cooldown.duration();
     restarts.scheduler.deferral = restart.deferral.duration();
@@ -155,8 +158,10 @@ fn options(config: &Config) -> Options {
 }
 
 async fn start(process: Arc<Process>, life: Life) -> Result<Gateway, StartError> {
+    let is_first = life.iteration() == 1;
     let started = build(&process, life).await;
-    if let Err(StartError::Config(_) | StartError::Settings(_)) = &started {
+    // A later life's is not the end of the process: the run loop waits for the next request.
+    if is_first && matches!(started, Err(StartError::Config(_) | StartError::Settings(_))) {
         process.is_misconfigured.store(true, Ordering::Release);
     }
     started
@@ -220,7 +225,6 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
         agent,
     });
     let roster = Roster::new(Intake::new(router.intake()));
-    router.deliver_by(roster.clone());
 
     let operator = Operator::new(operator::Parts {
         life: life.clone(),
@@ -242,7 +246,7 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
             Arc::new(move |headers| access.check(headers).map_err(|why| why.to_string()))
         },
         events: events.clone(),
-        methods: Arc::new(OperatorMethods(Arc::clone(&operator))),
+        methods: Arc::new(OperatorMethods(Arc::downgrade(&operator))),
         archive: archive.clone(),
         limits: ChatLimits { max_payload: bytes(config.server.max_body), ..ChatLimits::default() },
         snapshot: {
@@ -282,9 +286,10 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
     if !recovered.is_nothing() || !told.is_empty() {
         tracing::info!("from the journal: {recovered}");
     }
-    for channel in channels.into_values() {
+    for channel in channels {
         roster.add(channel);
     }
+    router.deliver_by(roster.clone());
 
     *lock(&process.told) = Some((probes.clone(), metrics.clone(), events.clone()));
     process.watch_drain(&life);
@@ -355,7 +360,11 @@ impl Server for Gateway {
         let Self { probes, serving, assembly, roster, router, journal, mut tasks, .. } = self;
         probes.closing();
         if let Some(reload) = self.reload {
-            *lock(&self.process.changes) = reload.stop().await;
+            let changes = reload.stop().await;
+            if changes.is_none() {
+                tracing::error!("the reload has panicked: the next life in this process has none");
+            }
+            *lock(&self.process.changes) = changes;
         }
         let closed = async {
             assembly.chat.close(closing.notice.text, closing.until).await;
@@ -400,6 +409,7 @@ fn listen(
     let (unsaid, uncounted) = (probes.clone(), metrics.clone());
     drain.on_resume("channels", move |_| {
         resumed.resume_all();
+        tell.tell(Event::Drain(None));
         tell.tell(Event::Resumed);
         unsaid.draining(None);
         uncounted.drain(None);

@@ -54,9 +54,6 @@ pub async fn journal(journal: Journal, probes: Probes, config: Store) {
             None => Readiness::Ready,
             Some(why) => Readiness::NotReady(why.to_string()),
         });
-        if let Some(why) = &fault {
-            tracing::error!(%why, "the journal takes nothing: messages are refused until it does");
-        }
         tokio::select! {
             changed = health.changed() => if changed.is_err() { return },
             // Nobody may come whose message would show that there is room again.

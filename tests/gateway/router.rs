@@ -498,7 +498,8 @@ async fn a_send_that_a_crash_cut_off_is_looked_up_at_the_other_side() {
         life.say("ada", "1", "hello").await;
         let id = loop {
             let (_, replies) = life.journal.unfinished().await.unwrap();
-            let was_tried = |it: &&StoredReply| (it.attempts, it.state) == (1, ReplyState::Prepared);
+            let was_tried =
+                |it: &&StoredReply| (it.attempts, it.state) == (1, ReplyState::Prepared);
             if let Some(reply) = replies.iter().find(was_tried) {
                 break reply.id;
             }

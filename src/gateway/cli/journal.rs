@@ -10,7 +10,7 @@ use std::{
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Failed, Said, reach};
+use super::{Failed, PATIENCE, Said, reach};
 use crate::{
     gateway::{
         http_client,
@@ -151,11 +151,19 @@ fn open(launch: &Launch) -> Result<Journal, Failed> {
 async fn retry_now(launch: &Launch, id: DeadLetterId) -> Option<Said> {
     let (address, token) = reach(launch).ok()?;
     let asked = http_client::client().post(format!("http://{address}/journal/retry/{id}"));
-    let answer = asked.bearer_auth(token.reveal()).send().await.ok()?;
+    let asked = asked.bearer_auth(token.reveal()).timeout(PATIENCE);
+    let answer = match asked.send().await {
+        Ok(answer) => answer,
+        Err(why) if why.is_timeout() => {
+            return Some(Err(Failed::new(exit::UNAVAILABLE, "the gateway does not answer")));
+        }
+        Err(_nobody) => return None,
+    };
     match answer.status().as_u16() {
         200 => Some(Ok("it is tried again".to_owned())),
         404 => Some(Err(no_dead_letter())),
-        // Another program listens there, or it cannot now.
+        503 => Some(Err(Failed::new(exit::UNAVAILABLE, "the gateway cannot now: try again"))),
+        // Another program listens there.
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::Value;
 
-use super::{Failed, Said, reach, told};
+use super::{Failed, PATIENCE, Said, reach, told};
 use crate::{
     gateway::{http_client, launch::Launch},
     protocol::exit,
@@ -36,7 +36,8 @@ impl Status {
         let runtime = runtime.map_err(|why| silent(why.to_string()))?;
         let answer = runtime.block_on(async {
             let asked = http_client::client().get(format!("http://{address}/status"));
-            let answer = asked.bearer_auth(token.reveal()).send().await?;
+            let asked = asked.bearer_auth(token.reveal()).timeout(PATIENCE);
+            let answer = asked.send().await?;
             answer.error_for_status()?.json::<Value>().await
         });
         let status = answer.map_err(|why| {

@@ -14,7 +14,6 @@ use crate::{
     },
     gateway::{
         channel::{Channel, Delivery},
-        config::schema::UnknownReply,
         journal::{
             custody::{self, Recovery},
             storage::{ReplyState, StoredReply},
@@ -25,8 +24,8 @@ use crate::{
 
 use super::{Inner, lock};
 
-/// A reply that cannot be sent because its channel is not there waits so long for the next try.
-const NO_CHANNEL: Duration = Duration::from_secs(2);
+/// From one try to write down that a reply arrived to the next.
+const INSIST: Duration = Duration::from_secs(2);
 
 /// Conversations to which replies are on their way.
 pub(super) struct Outbox {
@@ -119,26 +118,31 @@ impl Outbox {
 impl Inner {
     /// One try.
     async fn deliver(&self, parcel: &Parcel) -> Result<(), SendError> {
+        self.drain.gate().pulse().until(|| self.roster.get().is_some()).await;
         let reply = match self.journal.reply(parcel.id).await {
             Ok(Some(reply)) => reply,
-            Ok(None) => return Err(SendError::permanent("it is not in the journal any more")),
+            // It was purged by hand.
+            Ok(None) => return Ok(()),
             Err(why) => return Err(SendError::retry(why)),
         };
         if matches!(reply.state, ReplyState::Done | ReplyState::Dead | ReplyState::Held) {
             return Ok(());
         }
-        if self.is_too_old(&reply) {
-            return self.bury(&reply, "it could not be delivered in time").await;
-        }
         let channel = self.roster.get().and_then(|roster| roster.get(&reply.conversation.channel));
         let Some(channel) = channel else {
-            return Err(SendError::retry_after(NO_CHANNEL, "its channel is not configured"));
+            // It stays in the journal, and is taken up when there is such a channel again.
+            let to = &reply.conversation;
+            tracing::warn!(reply = reply.id.0, %to, "there is no such channel: it waits");
+            return Ok(());
         };
         let outgoing = outgoing(&reply);
         if custody::needs_look_up(reply.state)
             && !self.take_up(&reply, &outgoing, &*channel).await?
         {
             return Ok(());
+        }
+        if self.is_too_old(&reply) {
+            return self.bury(&reply, "it could not be delivered in time").await;
         }
         // Where a second copy does no harm, a crash in the midst of a send needs no mark.
         if !channel.is_idempotent() {
@@ -191,10 +195,13 @@ impl Inner {
     ) -> Result<(), SendError> {
         match delivery {
             Delivery::Sent(receipt) => {
-                // Until it is written down it would be sent again: insist.
+                // Until it is written down it would be sent again: insist. The next life looks it up.
                 while let Err(why) = self.moves(reply, ReplyState::Done, receipt.clone()).await {
                     tracing::error!(reply = reply.id.0, %why, "cannot note that a reply arrived");
-                    tokio::time::sleep(NO_CHANNEL).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(INSIST) => {}
+                        () = self.drain.leaving() => return Ok(()),
+                    }
                 }
                 Ok(())
             }
@@ -209,23 +216,19 @@ impl Inner {
         }
     }
 
-    /// Nobody knows whether it arrived.
+    /// Nobody knows whether it arrived. The next try looks it up first, and goes by the setting only
+    /// if that does not tell.
     async fn unknown(&self, reply: &StoredReply, why: String) -> Result<(), SendError> {
         self.moves(reply, ReplyState::Unknown, Some(why.clone())).await?;
-        match self.config().journal.unknown {
-            UnknownReply::Resend => {
-                self.moves(reply, ReplyState::Prepared, None).await?;
-                Err(SendError::retry(why))
-            }
-            UnknownReply::Drop => self.bury(reply, &format!("it may have arrived: {why}")).await,
-        }
+        Err(SendError::retry(why))
     }
 
     async fn bury(&self, reply: &StoredReply, why: &str) -> Result<(), SendError> {
         self.moves(reply, ReplyState::Dead, Some(why.to_owned())).await?;
         let to = &reply.conversation;
         tracing::error!(reply = reply.id.0, %to, why, "a dead letter: not delivered");
-        Err(SendError::permanent(why.to_owned()))
+        // For the chain it is done with: the journal has it.
+        Ok(())
     }
 
     async fn moves(

@@ -4,14 +4,21 @@
 use std::{
     collections::HashSet,
     fmt,
-    sync::{Arc, Mutex, Weak},
-    time::{Instant, SystemTime},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::Value;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+};
 
 use crate::{
+    drain::Drain,
     gateway::{
         channel::roster::ChannelStatus,
         events::{Event, Said},
@@ -37,7 +44,18 @@ pub(super) struct Recovery {
     /// accepted now overtake an older one of its conversation.
     replay: Mutex<Option<Replay>>,
     changed: Arc<Notify>,
+    /// Whether something was left that nobody has taken up yet.
+    is_wanted: AtomicBool,
 }
+
+impl Recovery {
+    pub(super) fn roster_is_there(&self) {
+        self.changed.notify_one();
+    }
+}
+
+/// From something that was left to the next recovery: what keeps it from its way may take a moment.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// What was found in the journal.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -76,12 +94,26 @@ impl Inner {
     }
 
     pub(super) async fn recover(self: &Arc<Self>) -> Result<Recovered, StorageError> {
-        let (messages, replies) = self.journal.unfinished().await?;
-        let messages: Vec<_> = {
+        let (found, _) = self.journal.unfinished().await?;
+        let found: Vec<_> = {
             let mut live = lock(&self.live);
-            let is_new = |message: &StoredMessage| live.insert(&work(message));
-            messages.into_iter().filter(is_new).collect()
+            live.left.clear();
+            found.into_iter().filter(|message| live.insert(&work(message))).collect()
         };
+        // What was answered after the first look was let go before it became ours: by the second
+        // look it is gone.
+        let looked = self.journal.unfinished().await;
+        let still: HashSet<MessageId> = match &looked {
+            Ok((messages, _)) => messages.iter().map(|message| message.id).collect(),
+            Err(_) => HashSet::new(),
+        };
+        let (messages, gone): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|message| still.contains(&message.id));
+        {
+            let mut live = lock(&self.live);
+            gone.iter().for_each(|it| live.forget(it.id, &it.inbound.conversation));
+        }
+        let (_, replies) = looked?;
         let recovered = Recovered { messages: messages.len(), replies: replies.len() };
         for reply in replies {
             self.outbox.send(&reply.conversation, reply.id);
@@ -100,12 +132,36 @@ impl Inner {
                     ReplayPolicy { rate: journal.replay_rate, ttl: journal.ttl.duration() };
                 *replay = Some(Replay::new(now, SystemTime::now(), policy, messages));
                 let changed = Arc::clone(&self.recovery.changed);
-                tokio::spawn(drive(Arc::downgrade(self), changed));
+                tokio::spawn(drive(Arc::downgrade(self), self.drain.clone(), changed));
             }
         }
         drop(replay);
         self.recovery.changed.notify_one();
         Ok(recovered)
+    }
+
+    /// What was left without an answer is taken up again soon, unless the gateway leaves: then its
+    /// next life does it.
+    pub(super) fn take_up_again(self: &Arc<Self>) {
+        // None: the runtime ends.
+        let Ok(runtime) = Handle::try_current() else { return };
+        if self.recovery.is_wanted.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (weak, drain) = (Arc::downgrade(self), self.drain.clone());
+        runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(AGAIN).await;
+                if !drain.called_off().await {
+                    return;
+                }
+                let Some(router) = weak.upgrade() else { return };
+                router.recovery.is_wanted.store(false, Ordering::Release);
+                let Err(why) = router.recover().await else { return };
+                tracing::warn!(%why, "what was left is taken up later");
+                router.recovery.is_wanted.store(true, Ordering::Release);
+            }
+        });
     }
 
     /// What is due now; gives when to look again.
@@ -144,7 +200,10 @@ impl Inner {
     ) {
         tracing::warn!(%conversation, messages = messages.len(), "dead letters: too old to answer");
         if let Some(context) = notice {
-            self.notify(&conversation, context, TOO_OLD.to_owned()).await;
+            if !self.notify(&conversation, context, TOO_OLD.to_owned()).await {
+                // It stays accepted, and expires again in the next life.
+                return;
+            }
         }
         let why = "it was not answered in time";
         for id in messages {
@@ -160,10 +219,14 @@ impl Inner {
 }
 
 /// Lets messages in as the machine says, until the router is gone.
-async fn drive(router: Weak<Inner>, changed: Arc<Notify>) {
+async fn drive(router: Weak<Inner>, drain: Drain, changed: Arc<Notify>) {
     let mut channels: Option<watch::Receiver<Vec<ChannelStatus>>> = None;
     let mut ready = HashSet::new();
     loop {
+        // Nothing enters while the gateway leaves; it may stay after all.
+        if !drain.called_off().await {
+            return;
+        }
         let next = {
             let Some(router) = router.upgrade() else { return };
             if channels.is_none() {
@@ -173,6 +236,10 @@ async fn drive(router: Weak<Inner>, changed: Arc<Notify>) {
                 Some(channels) => news(&channels.borrow_and_update(), &mut ready),
                 None => Vec::new(),
             };
+            // It may be what replies wait for.
+            if facts.iter().any(|fact| matches!(fact, replay::Event::Ready(_))) {
+                router.take_up_again();
+            }
             router.replay_due(facts).await
         };
         let due = async {

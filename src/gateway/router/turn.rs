@@ -14,8 +14,10 @@ use tokio::sync::mpsc;
 
 use crate::{
     drain::{
+        driver::{followup::Arrived, lane::LaneError},
         followup::Item,
         gate::Pass,
+        outcome::caught,
         run::{AbortReason, Run, RunState},
     },
     gateway::{
@@ -25,7 +27,7 @@ use crate::{
     },
 };
 
-use super::{Bundle, Inner, LANE, Work};
+use super::{Bundle, Inner, LANE, Work, lock};
 
 /// From the first failure to the next try; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -54,17 +56,25 @@ impl Inner {
         else {
             return;
         };
-        let mut held = Held { router: Arc::clone(self), bundle };
+        let mut held = Held { router: Arc::clone(self), bundle, is_done: false };
+        let _turn = self.turns.enter(&conversation).await;
+        if lock(&self.live).left.contains(&conversation) {
+            return;
+        }
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
             match self.try_once(&conversation, &mut held, &run, pass).await {
-                Tried::Answered | Tried::Left => return,
+                Tried::Answered => {
+                    held.is_done = true;
+                    return;
+                }
+                Tried::Left => return,
                 Tried::Failed(why) if attempt < TRIES => {
                     tracing::warn!(%conversation, attempt, %why, "the agent gave no answer");
                     self.say(&conversation, &held.bundle, Said::Error(why));
                 }
                 Tried::Failed(why) | Tried::Hopeless(why) => {
-                    self.give_up(&conversation, &held.bundle, &why).await;
+                    held.is_done = self.give_up(&conversation, &held.bundle, &why).await;
                     return;
                 }
             }
@@ -72,7 +82,11 @@ impl Inner {
                 () = tokio::time::sleep(pause) => {}
                 // The next life tries, with more time.
                 () = self.drain.leaving() => return,
-                () = run.aborted() => {}
+                () = run.aborted() => {
+                    let tried = self.aborted(&conversation, &held.bundle, &run).await;
+                    held.is_done = matches!(tried, Tried::Answered);
+                    return;
+                }
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -132,22 +146,29 @@ impl Inner {
             } else {
                 let item = Item::new("", conversation.to_string(), passed.bundle.to_vec());
                 let session = conversation.to_string();
-                self.queues.not_read(&session, item.protected(), &self.layers());
+                let layers = self.layers();
+                if let Arrived::Full(item) | Arrived::Refused(item, _) =
+                    self.queues.not_read(&session, item.protected(), &layers)
+                {
+                    self.leave(&item.payload);
+                }
             }
         }
         let outcome = match &ended {
             Ok(Ok(_)) => "answered",
             Ok(Err(AgentError::Aborted)) => "aborted",
             Ok(Err(AgentError::TimedOut(_))) => "timed_out",
-            Ok(Err(_)) => "failed",
+            Ok(Err(_)) | Err(LaneError::Panicked(_) | LaneError::TimedOut) => "failed",
             Err(_) => "cut",
         };
         self.metrics.turn(outcome, began.elapsed());
         match ended {
-            Ok(Ok(answer)) => self.answered(conversation, &held.bundle, answer, run).await,
+            Ok(Ok(answer)) => self.answered(conversation, &held.bundle, answer).await,
             Ok(Err(AgentError::Aborted)) => self.aborted(conversation, &held.bundle, run).await,
             Ok(Err(AgentError::Permanent(why))) => Tried::Hopeless(why),
             Ok(Err(error)) => Tried::Failed(error.to_string()),
+            Err(LaneError::Panicked(why)) => Tried::Failed(format!("the agent panicked: {why}")),
+            Err(LaneError::TimedOut) => Tried::Failed("the agent does not get on".to_owned()),
             Err(cut) => {
                 tracing::debug!(%conversation, %cut, "left in the journal");
                 Tried::Left
@@ -176,7 +197,9 @@ impl Inner {
         let compacted = tokio::select! {
             // A turn without it is better than none: it is done again next time.
             () = run.aborted() => None,
-            compacted = agent.compact(exchanges[..older].to_vec()) => compacted.ok(),
+            compacted = caught(|| agent.compact(exchanges[..older].to_vec())) => {
+                compacted.ok().and_then(Result::ok)
+            }
         };
         run.set_state(RunState::Streaming);
         let (Some(summary), Some((through, _))) = (compacted, kept.get(older - 1)) else {
@@ -192,7 +215,6 @@ impl Inner {
         conversation: &Conversation,
         bundle: &Bundle,
         answer: Answer,
-        run: &Run,
     ) -> Tried {
         let replies: Vec<_> = answer.replies.into_iter().filter(|text| is_told(text)).collect();
         let mut exchanges = vec![Exchange { role: Role::User, text: prompt(bundle) }];
@@ -218,7 +240,6 @@ impl Inner {
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         () = self.drain.leaving() => return Tried::Left,
-                        () = run.aborted() => return Tried::Left,
                     }
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -244,28 +265,38 @@ impl Inner {
         Tried::Answered
     }
 
-    /// The messages become dead letters, and their sender is told.
-    async fn give_up(self: &Arc<Self>, conversation: &Conversation, bundle: &Bundle, why: &str) {
+    /// The messages become dead letters, and their sender is told. Whether the journal has it so.
+    async fn give_up(
+        self: &Arc<Self>,
+        conversation: &Conversation,
+        bundle: &Bundle,
+        why: &str,
+    ) -> bool {
         tracing::error!(%conversation, why, messages = bundle.len(), "dead letters: not answered");
         // Told first: a crash between the two tells twice, not never.
         let text = format!("Your message could not be answered: {why}");
         let context = bundle.last().map(|work| work.inbound.context.clone()).unwrap_or_default();
-        self.notify(conversation, context, text).await;
+        if !self.notify(conversation, context, text).await {
+            return false;
+        }
+        let mut is_done = true;
         for work in bundle {
             if let Err(error) = self.journal.bury(work.id, why.to_owned()).await {
                 tracing::error!(%conversation, %error, "it stays in the journal");
+                is_done = false;
             }
         }
         self.say(conversation, bundle, Said::Error(why.to_owned()));
+        is_done
     }
 
-    /// A message of the gateway's own to a conversation, by way of the journal.
+    /// A message of the gateway's own to a conversation, by way of the journal. Whether that has it.
     pub(super) async fn notify(
         self: &Arc<Self>,
         conversation: &Conversation,
         context: Value,
         text: String,
-    ) {
+    ) -> bool {
         let kept = self.journal.notice(conversation.clone(), text.clone(), context, false).await;
         match kept {
             Ok(id) => {
@@ -276,8 +307,12 @@ impl Inner {
                 };
                 self.events.tell(told);
                 self.outbox.send(conversation, id);
+                true
             }
-            Err(why) => tracing::error!(%conversation, %why, "a notice is lost"),
+            Err(why) => {
+                tracing::error!(%conversation, %why, "a notice cannot be kept");
+                false
+            }
         }
     }
 
@@ -301,11 +336,17 @@ impl Inner {
 struct Held {
     router: Arc<Inner>,
     bundle: Bundle,
+    /// Whether the journal has their end.
+    is_done: bool,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.router.let_go(&self.bundle);
+        if self.is_done {
+            self.router.let_go(&self.bundle);
+        } else {
+            self.router.leave(&self.bundle);
+        }
     }
 }
 

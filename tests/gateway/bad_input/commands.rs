@@ -108,7 +108,10 @@ async fn dead_letters_are_listed_by_the_status_and_sent_again_when_they_are_retr
     assert_eq!(ids, ["m2", "r1"], "{listed}");
     let lines = home.says(&["status"]);
     assert!(lines.contains("too hard") && lines.contains("answered 400"), "{lines}");
-    assert_eq!(json_of(&home.says(&["journal", "ls", "--dead", "--json"]))["messages"][0]["id"], "m2");
+    assert_eq!(
+        json_of(&home.says(&["journal", "ls", "--dead", "--json"]))["messages"][0]["id"],
+        "m2"
+    );
 
     fs::write(&mended, "").unwrap();
     for id in ["m2", "r1"] {

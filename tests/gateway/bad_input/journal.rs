@@ -153,7 +153,8 @@ async fn what_was_acknowledged_before_a_sigkill_is_answered_after_it() {
     // In the midst of it: the turns of those acknowledged are under way.
     let mut acknowledged = Vec::new();
     while acknowledged.len() < 50 {
-        acknowledged.push(posts.join_next().await.expect("there are more").expect("it is accepted"));
+        acknowledged
+            .push(posts.join_next().await.expect("there are more").expect("it is accepted"));
     }
     gateway.signal(rustix::process::Signal::KILL);
     while let Some(post) = posts.join_next().await {

@@ -61,7 +61,8 @@ impl Home {
     /// With the hook `ci`, and what else the config is to have.
     pub(super) fn new(more: &str) -> Self {
         let home = Self { folder: TempDir::new().expect("a folder") };
-        let server = if more.contains("[server]") { "" } else { "[server]\nbind = \"127.0.0.1:0\"" };
+        let server =
+            if more.contains("[server]") { "" } else { "[server]\nbind = \"127.0.0.1:0\"" };
         home.configure(&format!(
             "{server}\n{more}\n[hooks.ci]\nbearer = \"{BEARER}\"\nsecret = \"{SECRET}\"\n"
         ));
@@ -95,8 +96,7 @@ impl Home {
     pub(super) fn aside(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.state()).expect("there is a state folder");
         let paths = entries.map(|entry| entry.expect("it can be read").path());
-        let is_journal =
-            |path: &PathBuf| path.to_str().is_some_and(|it| it.contains(".damaged-"));
+        let is_journal = |path: &PathBuf| path.to_str().is_some_and(|it| it.contains(".damaged-"));
         paths.filter(is_journal).collect()
     }
 
@@ -150,7 +150,9 @@ impl Home {
         self.settle(&mut command, &[]);
         command.env("STATE", self.state());
         match Live::of(command) {
-            Err(refused) if refused.status.code() == Some(77) || refused.said.contains("unshare:") => {
+            Err(refused)
+                if refused.status.code() == Some(77) || refused.said.contains("unshare:") =>
+            {
                 eprintln!("we may not mount here: {}", refused.said);
                 None
             }
@@ -236,7 +238,8 @@ impl Live {
     /// A WebSocket after its challenge.
     pub(super) async fn socket(&self) -> Socket {
         let stream = TcpStream::connect(self.address).await.expect("it listens");
-        let request = format!("ws://{}/ws", self.address).into_client_request().expect("an address");
+        let request =
+            format!("ws://{}/ws", self.address).into_client_request().expect("an address");
         let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("open");
         assert_eq!(hear(&mut socket).await["event"], "connect.challenge");
         socket

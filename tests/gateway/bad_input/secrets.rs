@@ -65,14 +65,18 @@ async fn no_secret_is_in_a_log_an_answer_the_journal_or_the_list_of_processes() 
             holds_none("its body", &answer.body);
         }
     }
-    for path in ["/", "/chat.js", "/healthz", "/readyz", "/startupz", "/metrics", "/status", "/no"] {
+    for path in ["/", "/chat.js", "/healthz", "/readyz", "/startupz", "/metrics", "/status", "/no"]
+    {
         for headers in ["", &of_server] {
             let answer = gateway.head(path, headers).await;
             holds_none(path, format!("{answer:?}").as_bytes());
             holds_none(path, &answer.body);
         }
     }
-    holds_none("an echo", &ask(gateway.address, "TRACE / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.body);
+    holds_none(
+        "an echo",
+        &ask(gateway.address, "TRACE / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.body,
+    );
 
     let mut client = gateway.socket().await;
     let answer = call(&mut client, "connect", connect(&TOKEN[1..])).await;
@@ -88,7 +92,10 @@ async fn no_secret_is_in_a_log_an_answer_the_journal_or_the_list_of_processes() 
         ("config.patch", json!({ "baseHash": hash, "patch": { "agent": { "api_key": [API] } } })),
         ("config.patch", json!({ "baseHash": hash, "patch": { "hooks": { "ci": SECRET } } })),
         ("config.apply", json!({ "baseHash": hash, "config": format!("[agent]\nmodel = {API}") })),
-        ("config.apply", json!({ "baseHash": hash, "config": { "channels": { "telegram": TELEGRAM } } })),
+        (
+            "config.apply",
+            json!({ "baseHash": hash, "config": { "channels": { "telegram": TELEGRAM } } }),
+        ),
         // A change that is made: the plan is told, and the old file kept.
         ("config.patch", json!({ "baseHash": hash, "patch": { "inbound": { "queue": 7 } } })),
     ] {
