@@ -21,7 +21,7 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 #[path = "../support/telegram.rs"]
-mod fake;
+pub(crate) mod fake;
 
 use fake::{Bad, Fake, Fault};
 
