@@ -65,7 +65,8 @@ fn another_stop_signal_can_be_chosen() {
 
 #[test]
 fn a_child_deaf_to_sigterm_goes_down_the_ladder_and_the_code_tells_that_it_was_killed() {
-    let rig = Rig::new().config("[stop]\ngrace = '100ms'\nkill_after = '100ms'");
+    // Time to hear each signal by itself, also on a busy machine.
+    let rig = Rig::new().config("[stop]\ngrace = '500ms'\nkill_after = '1s'");
     let mut gateway = rig.child(["handle TERM", "fork worker handle TERM"]).start();
     let child = gateway.next_child();
     let worker = gateway.next_peer("worker");

@@ -21,11 +21,13 @@ use crate::{
         config::{
             cli::{self as config, ConfigCommand},
             file::ConfigFile,
+            store::Store,
         },
         launch::Launch,
         serve,
         server::auth::Token,
     },
+    lifecycle::respawn::Forced,
     protocol::exit,
 };
 
@@ -41,6 +43,10 @@ struct Cli {
     /// Listen here, whatever the config says; port 0: any free one
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<SocketAddr>,
+    /// How to come back from a restart: exit (somebody starts it again), spawn (a successor), or
+    /// in-process [default: as what is above it needs]
+    #[arg(long, value_name = "HOW", value_parser = forced)]
+    respawn: Option<Forced>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -87,7 +93,8 @@ pub fn main(words: &[OsString]) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
         }
     };
-    let launch = Launch { config: cli.place.config, state: cli.place.state_dir, bind: cli.bind };
+    let (Place { config, state_dir: state }, bind, respawn) = (cli.place, cli.bind, cli.respawn);
+    let launch = Launch { config, state, bind, respawn };
     let code = match cli.command {
         None => return serve(launch),
         Some(Command::Config(command)) => config::run(command, launch.config),
@@ -117,6 +124,15 @@ fn serve(launch: Launch) -> ExitCode {
             tracing::error!("cannot start: no runtime: {why}");
             ExitCode::from(exit::FAILURE)
         }
+    }
+}
+
+fn forced(how: &str) -> Result<Forced, &'static str> {
+    match how {
+        "exit" => Ok(Forced::Exit),
+        "spawn" => Ok(Forced::Spawn),
+        "in-process" => Ok(Forced::InProcess),
+        _ => Err("say exit, spawn or in-process"),
     }
 }
 
@@ -159,7 +175,8 @@ fn url(launch: &Launch) -> Said {
 fn reach(launch: &Launch) -> Result<(SocketAddr, Token), Failed> {
     let bad = |why: &dyn ToString| Failed::new(exit::CONFIG, why.to_string());
     let file = ConfigFile::new(launch.config.clone()).map_err(|why| bad(&why))?;
-    let config = file.load().map_err(|why| bad(&why))?.config;
+    // As the gateway does: a file that went wrong since does not hide the one that runs.
+    let config = Store::open(file).map_err(|why| bad(&why))?.0.config();
     let state = launch.state_dir().map_err(|why| Failed::new(exit::CANNOT_CREATE, why))?;
     let token = crate::gateway::assembly::revealed("server.token", config.server.token.as_ref())
         .map_err(|why| bad(&why))?;

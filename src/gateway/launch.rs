@@ -5,7 +5,10 @@ use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::sys::state_dir::{self, StateDirError};
+use crate::{
+    lifecycle::respawn::Forced,
+    sys::state_dir::{self, StateDirError},
+};
 
 /// What the command line says.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -16,6 +19,8 @@ pub struct Launch {
     pub state: Option<PathBuf>,
     /// Listens here, whatever the config says.
     pub bind: Option<SocketAddr>,
+    /// The way it comes back from a restart; none: as its [surroundings](crate::lifecycle::respawn) say.
+    pub respawn: Option<Forced>,
 }
 
 /// Why there is no folder to keep things in.

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use axum::{
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use crate::{
     gateway::{
@@ -95,7 +96,7 @@ impl Operator {
 
     /// What the gateway is at, in one value: see `docs/protocol.md`, `status`.
     pub async fn status(&self) -> Value {
-        let Parts { life, router, roster, journal, since, warnings, .. } = &self.parts;
+        let Parts { life, config, router, roster, journal, since, warnings } = &self.parts;
         let drain = life.drain();
         let channels: Vec<_> = roster
             .readiness()
@@ -125,6 +126,10 @@ impl Operator {
         let pending = life.restarts().pending().map(
             |pending| json!({ "id": pending.id.to_string(), "reason": pending.reason.to_string() }),
         );
+        let mut warnings = warnings.clone();
+        if let Some(why) = config.problem() {
+            warnings.push(format!("the config is not used, the last good one is in force: {why}"));
+        }
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "generation": life.generation(),
@@ -203,9 +208,9 @@ impl Operator {
             uid: None,
             command: Some(caller.who),
         };
-        let (id, due, is_new) = match self.parts.life.restarts().request(request.by(requester)) {
-            Answer::Scheduled { id, due } => (id, due, true),
-            Answer::Coalesced { id, due } => (id, due, false),
+        let (id, due, coalesced) = match self.parts.life.restarts().request(request.by(requester)) {
+            Answer::Scheduled { id, due } => (id, due, false),
+            Answer::Coalesced { id, due } => (id, due, true),
             Answer::Refused { reason: why } => {
                 return Err(unavailable(format!("no restart: {why}")));
             }
@@ -213,31 +218,32 @@ impl Operator {
         if let Some(conversation) = caller.conversation {
             self.tell_when_back(id, conversation, reason).await?;
         }
-        if is_new {
-            tokio::spawn(Arc::clone(self).follow(id));
-        }
         let due = millis(due.saturating_duration_since(clock::now()));
-        Ok(json!({ "id": id.to_string(), "dueMs": due, "coalesced": !is_new }))
+        Ok(json!({ "id": id.to_string(), "dueMs": due, "coalesced": coalesced }))
     }
 
     /// Once for each conversation and restart, however many requests it made.
     async fn tell_when_back(
-        &self,
+        self: &Arc<Self>,
         restart: RestartId,
         conversation: Conversation,
         reason: &str,
     ) -> Result<(), RpcError> {
-        {
-            let awaited = lock(&self.awaited);
-            let is_same = |it: &Awaited| it.restart == restart && it.conversation == conversation;
-            if awaited.iter().any(is_same) {
-                return Ok(());
-            }
+        // Held while the notice is written: who asks twice at once is told once.
+        let mut awaited = self.awaited.lock().await;
+        let is_same = |it: &Awaited| it.restart == restart && it.conversation == conversation;
+        if awaited.iter().any(is_same) {
+            return Ok(());
         }
         let text = format!("The gateway is back ({reason}).");
         let kept = self.parts.journal.notice(conversation.clone(), text, Value::Null, true).await;
         let notice = kept.map_err(|why| unavailable(why.to_string()))?;
-        lock(&self.awaited).push(Awaited { restart, notice, conversation });
+        let is_first = !awaited.iter().any(|it| it.restart == restart);
+        awaited.push(Awaited { restart, notice, conversation });
+        // Also of one that somebody else began, an edit of the file say, who awaits nothing.
+        if is_first {
+            tokio::spawn(Arc::clone(self).follow(restart));
+        }
         Ok(())
     }
 
@@ -259,7 +265,7 @@ impl Operator {
             .to_owned(),
         };
         let concerned: Vec<_> = {
-            let mut awaited = lock(&self.awaited);
+            let mut awaited = self.awaited.lock().await;
             awaited.extract_if(.., |it| it.restart == restart).collect()
         };
         for it in concerned {
@@ -393,8 +399,4 @@ fn unavailable(message: String) -> RpcError {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -54,7 +54,7 @@ use crate::{
         },
         upkeep,
     },
-    lifecycle::{self, Closing, Life, Options, Server},
+    lifecycle::{self, Closing, Life, Options, Server, respawn::RespawnOptions},
     protocol::{env as names, exit},
     restart::driver::RestartOptions,
     sys::clock,
@@ -108,7 +108,8 @@ pub async fn run(launch: Launch) -> ExitCode {
         Ok(opened) => opened,
         Err(why) => return refuse(exit::CONFIG, &why),
     };
-    let options = options(&config.config()).lock_in(&state);
+    let respawn = RespawnOptions { forced: launch.respawn, ..RespawnOptions::default() };
+    let options = options(&config.config()).respawn(respawn).lock_in(&state);
     let process = Arc::new(Process {
         launch,
         state,
@@ -268,7 +269,7 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
     };
     let app = probes
         .routes()
-        .merge(access.guard_token_from_afar(metrics.routes(ask)))
+        .merge(access.guard_pages(access.guard_token_from_afar(metrics.routes(ask))))
         .merge(access.guard_token(operator::routes(Arc::clone(&operator))))
         .merge(access.guard_pages(page::routes()))
         .merge(assembly.chat.routes())
@@ -310,7 +311,9 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
         tracing::warn!("cannot write down the address: {why}");
     }
     probes.started();
-    if life.generation().is_none_or(|generation| generation == 1) && life.iteration() == 1 {
+    let is_first = life.generation().is_none_or(|generation| generation == 1);
+    // Of the stdio channel, stdout is JSON lines and nothing else.
+    if is_first && life.iteration() == 1 && config.channels.stdio.is_none() {
         announce(address, &access);
     }
     tracing::info!(%address, generation = life.generation(), iteration = life.iteration(), "serving");

@@ -257,8 +257,13 @@ async fn a_held_notice_is_sent_after_its_release_or_withdrawn() {
     assert!(!desk.moved(later, ReplyState::Started).await);
     assert!(desk.journal.withdraw(never).await.unwrap());
     assert!(!desk.journal.withdraw(at_once).await.unwrap());
-    assert_eq!(desk.journal.release(Some("back".to_owned())).await, Ok(vec![later]));
+    let meanwhile = notice("meanwhile", false).await.unwrap();
+    let released = desk.journal.release(Some("back".to_owned())).await.unwrap();
     assert_eq!(desk.journal.release(None).await, Ok(vec![]));
+    assert_eq!(desk.journal.reply(later).await, Ok(None));
+    let later = released[0];
+    let seen = after(meanwhile).await.unwrap();
+    assert_eq!(seen.iter().map(|it| it.id).collect::<Vec<_>>(), released, "after what was seen");
     let reply = desk.journal.reply(later).await.unwrap().unwrap();
     assert_eq!((&*reply.text, reply.state), ("back", ReplyState::Prepared));
     assert_eq!(reply.answers, Vec::<String>::new());

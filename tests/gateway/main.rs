@@ -4,6 +4,7 @@
 mod agent_command;
 mod agent_leash;
 mod agent_openai;
+mod bad_input;
 mod chat;
 mod config_check;
 mod config_docs;
@@ -19,6 +20,7 @@ mod linked;
 mod page;
 mod page_browser;
 mod powercut;
+mod process;
 mod roster;
 mod roster_intake;
 mod router;
@@ -31,6 +33,8 @@ mod webhook;
 
 #[path = "../support/agent.rs"]
 mod agent_support;
+#[path = "../support/gateway_rig.rs"]
+mod gateway_rig;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/openai.rs"]

@@ -17,6 +17,8 @@ use thirtyfour::{
 use tokio::time::{sleep, timeout};
 use ws_fake::{Fake, Manner, REFUSED_ONCE, TOKEN};
 
+use crate::gateway_rig::{GatewayRig, Running};
+
 /// A gateway that serves the page.
 trait Target {
     /// Of the page, ending in `/`.
@@ -43,12 +45,43 @@ impl Target for Fake {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_typed_line_gets_its_one_answer_in_order_across_five_restarts() {
     let mut fake = Fake::start(Manner::Bad).await;
-    let typed = converse_across_restarts(&mut fake).await;
+    let typed = converse_across_restarts(&mut fake, "page-across-restarts").await;
     assert_eq!(fake.accepted().await, typed, "the gateway got each line once, in order");
 }
 
+impl Target for Running {
+    fn url(&self) -> String {
+        format!("http://{}/", self.rig.address())
+    }
+
+    fn token(&self) -> String {
+        self.rig.token()
+    }
+
+    async fn restart(&mut self) {
+        Self::restart(self).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_loses_and_doubles_no_line_while_lockkeeper_restarts_its_gateway_five_times() {
+    let mut gateway = GatewayRig::new().start().await;
+    let typed = converse_across_restarts(&mut gateway, "page-across-real-restarts").await;
+    assert_eq!(gateway.status().await["generation"], 6, "five restarts");
+
+    let mut person = gateway.person();
+    let history = person.request("chat.history", json!({ "limit": 1000 })).await;
+    let kept = history["messages"].as_array().unwrap();
+    let of = |role: &str| -> Vec<_> {
+        let lines = kept.iter().filter(|line| line["role"] == role);
+        lines.map(|line| line["text"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(of("user"), typed, "the journal has each line once");
+    assert_eq!(of("assistant"), typed, "and one answer to each");
+}
+
 /// A person types 20 lines, and the gateway restarts after each fourth, at once.
-async fn converse_across_restarts(target: &mut impl Target) -> Vec<String> {
+async fn converse_across_restarts(target: &mut impl Target, picture: &str) -> Vec<String> {
     let browser = Browser::start().await;
     open(&browser, target).await;
     let typed: Vec<_> = (1..=20).map(|number| format!("line {number} of the person")).collect();
@@ -65,7 +98,7 @@ async fn converse_across_restarts(target: &mut impl Target) -> Vec<String> {
         said.iter().map(|(kind, text)| (kind.as_str(), text)).eq(expected.iter().copied())
     })
     .await;
-    keep_picture(&browser, "page-across-restarts").await;
+    keep_picture(&browser, picture).await;
     browser.quit().await;
     typed
 }

@@ -44,7 +44,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use self::{
     hook::{Hook, Hooks, NotAllowed},
-    request::Post,
+    request::{BadPost, Post},
     waiting::{Waiter, Waiting},
 };
 use crate::{
@@ -154,7 +154,11 @@ impl Webhook {
             hook.check_signed(headers, seconds(), &body)?;
         }
         let key = headers.get("idempotency-key").map(|key| key.to_str().unwrap_or("\u{fffd}"));
-        inbound(name, &hook, Post::read(&body, key)?)
+        let post = Post::read(&body, key)?;
+        if !is_known && key.is_some() && Post::read(&body, None) == Err(BadPost::NoId) {
+            return Err(BadPost::UnsignedId.into());
+        }
+        inbound(name, &hook, post)
     }
 
     async fn accept(&self, inbound: Inbound) -> Result<Accepted, Refused> {
@@ -278,7 +282,7 @@ enum Refused {
     #[error(transparent)]
     Body(#[from] BodyError),
     #[error(transparent)]
-    Post(#[from] request::BadPost),
+    Post(#[from] BadPost),
     #[error("callback: {0}")]
     Callback(#[from] hook::BadCallback),
     #[error("{0}")]

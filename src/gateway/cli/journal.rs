@@ -30,6 +30,10 @@ use crate::{
 ///
 /// Works beside a running gateway, and without one.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  lockkeeper-gateway journal ls
+  lockkeeper-gateway journal show m17
+  lockkeeper-gateway journal retry m17")]
 pub(super) enum JournalCommand {
     /// List the newest messages and replies
     #[command(after_help = "Examples:

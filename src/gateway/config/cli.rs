@@ -22,6 +22,10 @@ use crate::protocol::exit;
 
 /// Show, change and check the config
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  lockkeeper-gateway config get
+  lockkeeper-gateway config set agent.concurrency 8
+  lockkeeper-gateway config validate gateway.toml")]
 pub enum ConfigCommand {
     /// Show the settings, defaults too, secrets hidden
     #[command(after_help = "Examples:

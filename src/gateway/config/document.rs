@@ -162,6 +162,12 @@ fn told(message: &str) -> String {
                 { file = \"/path\" }"
             .to_owned();
     }
+    // Serde shows the text that it has found, and it may be a secret that was put a level too high.
+    let text = message.strip_prefix("invalid type: string \"");
+    if let Some((_, expected)) = text.and_then(|rest| rest.rsplit_once("\", expected ")) {
+        let expected = if expected.starts_with("struct ") { "a table" } else { expected };
+        return format!("is a text, and must be {expected}");
+    }
     let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     match (message.starts_with("unknown "), names.split_first()) {
         (true, Some((unknown, []))) => format!("`{unknown}` is unknown, nothing is known here"),

@@ -95,9 +95,10 @@ impl Journal {
         prepared.first().copied().ok_or_else(|| unexpected(&prepared))
     }
 
-    /// Prepares the notices that were held, with this text, if one is given. Gives their ids.
+    /// Prepares the notices that were held, with this text, if one is given. Gives their ids, which
+    /// are new: they come after all that was prepared while they were held.
     pub async fn release(&self, text: Option<String>) -> Result<Vec<ReplyId>, StorageError> {
-        self.prepare(Write::Release { text }).await
+        self.prepare(Write::Release { text, at: SystemTime::now() }).await
     }
 
     /// Forgets a notice that is still held. Whether it was.

@@ -72,10 +72,12 @@ pub enum Write {
         /// When.
         at: SystemTime,
     },
-    /// The notices that were held are prepared; it tells which.
+    /// The notices that were held are prepared, under new ids; it tells which.
     Release {
         /// Their text is replaced by this, if it is given.
         text: Option<String>,
+        /// When.
+        at: SystemTime,
     },
     /// A notice that was held is not sent after all.
     Withdraw(ReplyId),

@@ -26,8 +26,10 @@ use super::session::{Close, Fault, Unsent};
 
 /// What is read at once. The default of 128 KiB would be a connection's whole memory.
 const READ_BUFFER: usize = 8 << 10;
-/// How long a client has to take what is left, and to answer the close.
-const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// How long a client has to take what is left.
+const FLUSH_GRACE: Duration = Duration::from_secs(5);
+/// How long it has to answer the close. A client that sleeps holds up a restart for so long.
+const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
 /// One side of a WebSocket.
 pub(super) struct Wire<S> {
@@ -90,8 +92,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         let frame = CloseFrame { code: CloseCode::from(close.code), reason: close.reason.into() };
         self.queue(Message::Close(Some(frame)));
+        let flushed = timeout(FLUSH_GRACE, poll_fn(|cx| self.poll_flush(cx))).await;
+        if !matches!(flushed, Ok(Ok(()))) {
+            return;
+        }
         let end = async {
-            poll_fn(|cx| self.poll_flush(cx)).await?;
             while let Some(Ok(message)) = self.socket.next().await {
                 if message.is_close() {
                     return Ok::<_, tungstenite::Error>(());
@@ -106,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             Ok(())
         };
         // Whatever comes of it: the connection is over.
-        let _ = timeout(CLOSE_GRACE, end).await;
+        let _ = timeout(ANSWER_GRACE, end).await;
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), tungstenite::Error>> {
@@ -137,5 +142,33 @@ fn heard(next: Option<Result<Message, tungstenite::Error>>) -> Heard {
         ))) => Heard::Gone,
         Some(Err(tungstenite::Error::Protocol(_))) => Heard::Fault(Fault::Protocol),
         Some(Err(_)) | None => Heard::Gone,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use tokio::{io::duplex, time::Instant};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_took_the_close_and_sleeps_holds_it_up_for_a_second_and_no_longer() {
+        let (ours, _theirs) = duplex(1024);
+        let began = Instant::now();
+        let reason = String::new();
+        let close = Close { code: 1012, reason, unsent: Unsent::Flush };
+        Wire::new(ours, 1024).await.close(close).await;
+        assert_eq!(began.elapsed(), ANSWER_GRACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_has_five_seconds_to_take_what_is_left() {
+        let (ours, _theirs) = duplex(16);
+        let began = Instant::now();
+        let reason = "longer than the pipe is wide".to_owned();
+        let close = Close { code: 1012, reason, unsent: Unsent::Flush };
+        Wire::new(ours, 1024).await.close(close).await;
+        assert_eq!(began.elapsed(), FLUSH_GRACE);
     }
 }

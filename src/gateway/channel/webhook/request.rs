@@ -40,6 +40,12 @@ pub enum BadPost {
          every try of one message"
     )]
     NoId,
+    /// Who has caught a signed body could send it again under another id.
+    #[error(
+        "the id of a signed message must be signed, too: put it into the body, as key `id`; the \
+         signature does not hold the header `Idempotency-Key`"
+    )]
+    UnsignedId,
     /// The header and the body disagree.
     #[error("the header `Idempotency-Key` and the key `id` are not the same; send one of them")]
     TwoIds,

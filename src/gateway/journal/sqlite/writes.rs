@@ -36,7 +36,7 @@ pub(super) fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::R
             let id = it.prepare(conversation, text, &context, state, *at)?;
             Ok(Written::Prepared(vec![id]))
         }
-        Write::Release { text } => it.release(text.as_deref()),
+        Write::Release { text, at } => it.release(text.as_deref(), *at),
         Write::Withdraw(id) => it.change(
             "DELETE FROM replies WHERE id = ?1 AND state = ?2",
             params![id.0, ReplyState::Held.code()],
@@ -158,15 +158,19 @@ impl Tables<'_> {
         Ok(ReplyId(self.0.last_insert_rowid()))
     }
 
-    fn release(&self, text: Option<&str>) -> rusqlite::Result<Written> {
-        let mut update = self.0.prepare_cached(
-            "UPDATE replies SET state = ?2, text = coalesce(?3, text)
-             WHERE ended_at IS NULL AND state = ?1 RETURNING id",
+    /// Under new ids: who has seen a reply that was prepared meanwhile asks for what comes after it.
+    fn release(&self, text: Option<&str>, at: SystemTime) -> rusqlite::Result<Written> {
+        let mut insert = self.0.prepare_cached(
+            "INSERT INTO replies (channel, peer, text, context, at, state)
+             SELECT channel, peer, coalesce(?3, text), context, ?4, ?2 FROM replies
+             WHERE ended_at IS NULL AND state = ?1 ORDER BY id RETURNING id",
         )?;
-        let parameters = params![ReplyState::Held.code(), ReplyState::Prepared.code(), text];
-        let ids = update.query_map(parameters, |row| row.get(0).map(ReplyId))?;
+        let held = ReplyState::Held.code();
+        let parameters = params![held, ReplyState::Prepared.code(), text, micros(at)];
+        let ids = insert.query_map(parameters, |row| row.get(0).map(ReplyId))?;
         let mut ids = ids.collect::<rusqlite::Result<Vec<_>>>()?;
         ids.sort_unstable();
+        self.execute("DELETE FROM replies WHERE ended_at IS NULL AND state = ?1", [held])?;
         Ok(Written::Prepared(ids))
     }
 
