@@ -1,9 +1,10 @@
-//! A process supervisor for one long-lived message gateway, and the library with which a gateway
-//! drains.
+//! A process supervisor for one long-lived message gateway, the library with which a gateway drains,
+//! and a gateway built on it.
 //!
 //! The program is `lockkeeper`; the README tells how to use it, `docs/contract.md` what a gateway
 //! may expect of it. Who writes a gateway begins with [`drain`], which has a guide in five steps,
-//! and [`lifecycle::run`]. This page tells how it all works.
+//! and [`lifecycle::run`]. [`gateway`] is the gateway of our own, `lockkeeper-gateway`, for which
+//! `docs/gateway.md` is written. This page tells how it all works.
 //!
 //! # Theory of operation
 //!
@@ -43,6 +44,10 @@
 //! through the phases, from telling clients to the last reply, under one deadline; the server is
 //! closed; the exit code says how it went.
 //!
+//! What it has accepted outlives a crash only if it was kept. The library hands back what could not
+//! be finished; [`gateway`] has it in its journal from before the acknowledgement until the answer is
+//! delivered, and takes it up from there at each start.
+//!
 //! The parent is killed, too. The kernel gives its lock back; a second lock, which every child
 //! inherited, tells the next parent that a child still lives, and that child is ended first.
 //!
@@ -70,8 +75,9 @@
 //! `supervisor` (default) is the program, `drain` (default) the library: a gateway says
 //! `default-features = false, features = ["drain"]` and gets [`drain`], [`lifecycle`] and
 //! [`restart`], without the supervisor and what it needs. `gateway` (default) is [`gateway`], the
-//! program `lockkeeper-gateway`, built on that library as anybody's would be. Without all of them the crate is [`protocol`] and
-//! the machine of [`restart`], for a child that wants to speak the contract with few dependencies.
+//! program `lockkeeper-gateway`, built on that library as anybody's would be. Without all of them
+//! the crate is [`protocol`] and the machine of [`restart`], for a child that wants to speak the
+//! contract with few dependencies.
 
 #[cfg(feature = "supervisor")]
 pub mod cli;
