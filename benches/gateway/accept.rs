@@ -3,7 +3,7 @@
 //! Held: the agent answers nothing, so that only acceptance is measured. Echo: each message becomes
 //! a turn, and its answer two more writes to the journal, while the next ones are accepted.
 
-use std::time::Duration;
+use std::{env, time::Duration};
 
 use crate::{
     bare::Bare,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 const CLIENTS: [usize; 3] = [1, 16, 256];
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 const TIME: Duration = Duration::from_secs(1);
 const SYNCS: usize = 200;
 
@@ -24,6 +24,8 @@ const UNSYNCED: &str = "sync off, held";
 const SYNCED: &str = "sync on, held";
 const UNSYNCED_ECHO: &str = "sync off, echo";
 const SYNCED_ECHO: &str = "sync on, echo";
+const OTHER: &str = "other build, sync on, held";
+const OTHER_ECHO: &str = "other build, sync on, echo";
 
 /// One candidate at one number of clients.
 #[derive(Default)]
@@ -53,12 +55,17 @@ async fn compare() {
     let bare = Bare::start();
     let (held, echo) = (Settings { is_held: true, ..Settings::default() }, Settings::default());
     let unsynced = |of: &Settings| Settings { is_unsynced: true, ..of.clone() };
-    let gateways = [
+    let mut gateways = vec![
         (UNSYNCED, Gateway::start(&unsynced(&held)).await),
         (SYNCED, Gateway::start(&held).await),
         (UNSYNCED_ECHO, Gateway::start(&unsynced(&echo)).await),
         (SYNCED_ECHO, Gateway::start(&echo).await),
     ];
+    if env::var_os(gateway::OTHER).is_some() {
+        for (name, of) in [(OTHER, held), (OTHER_ECHO, echo)] {
+            gateways.push((name, Gateway::start(&Settings { is_other: true, ..of }).await));
+        }
+    }
     println!("\n## Webhook POST to its 202, {ROUNDS} rounds of {} s each\n", TIME.as_secs());
     println!("| clients | candidate | accepts/s | p50 | p99 | × bare | × sync off | refused |");
     println!("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |");

@@ -15,8 +15,12 @@ use crate::client::{BEARER, Client};
 
 /// Where the gateway's binary is.
 pub(crate) const GATEWAY: &str = "LOCKKEEPER_BENCH_GATEWAY";
+/// Where another build of it is, to be measured beside it; need not be.
+pub(crate) const OTHER: &str = "LOCKKEEPER_BENCH_OTHER_GATEWAY";
 /// Where the supervisor's is.
 const SUPERVISOR: &str = "LOCKKEEPER_BENCH_BINARY";
+/// A child that lived for so long is respawned at once when it dies: what is measured is one crash.
+pub(crate) const CRASH_LOOP: &str = "1s";
 
 /// What a gateway is started with.
 #[derive(Clone, Default)]
@@ -25,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) is_unsynced: bool,
     /// The agent answers nothing: what is measured is acceptance alone.
     pub(crate) is_held: bool,
+    /// It is the other build.
+    pub(crate) is_other: bool,
     /// Where replies are posted.
     pub(crate) callback: Option<SocketAddr>,
 }
@@ -106,7 +112,10 @@ impl Supervised {
         let reserved = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = reserved.local_addr().expect("it has an address");
         drop(reserved);
-        let config = "[ready]\nvia = 'notify'\n[restart]\ncooldown = '0s'\n";
+        let config = format!(
+            "[ready]\nvia = 'notify'\n[restart]\ncooldown = '0s'\n\
+             [backoff]\nreset_after = '{CRASH_LOOP}'\n"
+        );
         fs::write(folder.path().join("lockkeeper.toml"), config).expect("a settings file");
         let gateway = gateway(folder.path(), settings, &address.to_string());
         let child = verb(folder.path(), "run")
@@ -123,6 +132,11 @@ impl Supervised {
 
     pub(crate) fn token(&self) -> String {
         token(self.folder.path())
+    }
+
+    /// Waits until messages get in.
+    pub(crate) async fn until_ready(&self) {
+        until_ready(self.address).await;
     }
 
     /// Begins a restart; its process ends when the next generation is ready.
@@ -169,7 +183,7 @@ fn gateway(folder: &Path, settings: &Settings, bind: &str) -> Command {
     );
     let path = folder.join("gateway.toml");
     fs::write(&path, config).expect("a settings file");
-    let mut command = Command::new(binary(GATEWAY));
+    let mut command = Command::new(binary(if settings.is_other { OTHER } else { GATEWAY }));
     command.arg("--config").arg(path).arg("--state-dir").arg(folder.join("state"));
     command.args(["--bind", bind]).stdin(Stdio::null()).stdout(Stdio::null());
     quiet(&mut command);

@@ -24,7 +24,8 @@ use crate::{
 };
 
 const RESTARTS: usize = 10;
-/// Between two of them: clients settle, and the child has lived for longer than a crash loop does.
+/// Before and after each of them, for clients to settle; a child that lived for longer than
+/// [`CRASH_LOOP`](crate::gateway::CRASH_LOOP) has not crashed again, but once.
 const SETTLED: Duration = Duration::from_millis(1500);
 /// Between two tries of a client.
 const AGAIN: Duration = Duration::from_millis(1);
@@ -75,12 +76,13 @@ async fn gaps(
         let saying = tokio::spawn(saying(gateway.address, gateway.token(), Arc::clone(&stop)));
         sleep(SETTLED).await;
         let asked = replace(gateway);
-        sleep(SETTLED).await;
         if let Some(mut asked) = asked {
             while asked.try_wait().expect("it can be waited for").is_none() {
                 sleep(AGAIN).await;
             }
         }
+        gateway.until_ready().await;
+        sleep(SETTLED).await;
         stop.store(true, Ordering::Relaxed);
         hook.push(longest(posting).await);
         chat.push(longest(saying).await);
