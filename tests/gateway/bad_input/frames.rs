@@ -94,7 +94,11 @@ async fn parameters_of_wrong_types_and_sizes_are_refused_by_the_fields_name() {
         ("chat.send", json!({ "message": 7, "idempotencyKey": "k" }), "message"),
         ("chat.send", json!({ "message": "hi" }), "idempotencyKey"),
         ("chat.send", json!({ "message": "hi", "idempotencyKey": long }), "idempotencyKey"),
-        ("chat.send", json!({ "message": "m".repeat(600 << 10), "idempotencyKey": "k" }), "message"),
+        (
+            "chat.send",
+            json!({ "message": "m".repeat(600 << 10), "idempotencyKey": "k" }),
+            "message",
+        ),
         ("chat.history", json!({ "limit": -1 }), "limit"),
         ("chat.history", json!({ "afterReplyId": "x" }), "afterReplyId"),
         ("agent.wait", json!({ "runId": {} }), "runId"),

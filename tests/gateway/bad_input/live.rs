@@ -28,7 +28,7 @@ use tokio_tungstenite::{
 
 use crate::http::{LONG, Message, ask};
 
-pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_lockkeeper-gateway");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_lockkeeper-gateway");
 /// What the hook `ci` wants to see.
 pub(super) const BEARER: &str = "the-bearer-of-the-hook";
 /// What the hook `ci` signs with.
@@ -61,7 +61,8 @@ impl Home {
     /// With the hook `ci`, and what else the config is to have.
     pub(super) fn new(more: &str) -> Self {
         let home = Self { folder: TempDir::new().expect("a folder") };
-        let server = if more.contains("[server]") { "" } else { "[server]\nbind = \"127.0.0.1:0\"" };
+        let server =
+            if more.contains("[server]") { "" } else { "[server]\nbind = \"127.0.0.1:0\"" };
         home.configure(&format!(
             "{server}\n{more}\n[hooks.ci]\nbearer = \"{BEARER}\"\nsecret = \"{SECRET}\"\n"
         ));
@@ -91,12 +92,14 @@ impl Home {
         self.state().join("journal.db")
     }
 
-    /// What stands aside beside the journal.
+    /// The damaged journals that were set aside, without their logs.
     pub(super) fn aside(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.state()).expect("there is a state folder");
         let paths = entries.map(|entry| entry.expect("it can be read").path());
-        let is_journal =
-            |path: &PathBuf| path.to_str().is_some_and(|it| it.contains(".damaged-"));
+        let is_journal = |path: &PathBuf| {
+            let seconds = path.to_str().and_then(|it| it.rsplit_once(".damaged-"));
+            seconds.is_some_and(|(_, seconds)| seconds.bytes().all(|it| it.is_ascii_digit()))
+        };
         paths.filter(is_journal).collect()
     }
 
@@ -150,7 +153,9 @@ impl Home {
         self.settle(&mut command, &[]);
         command.env("STATE", self.state());
         match Live::of(command) {
-            Err(refused) if refused.status.code() == Some(77) || refused.said.contains("unshare:") => {
+            Err(refused)
+                if refused.status.code() == Some(77) || refused.said.contains("unshare:") =>
+            {
                 eprintln!("we may not mount here: {}", refused.said);
                 None
             }
@@ -236,7 +241,8 @@ impl Live {
     /// A WebSocket after its challenge.
     pub(super) async fn socket(&self) -> Socket {
         let stream = TcpStream::connect(self.address).await.expect("it listens");
-        let request = format!("ws://{}/ws", self.address).into_client_request().expect("an address");
+        let request =
+            format!("ws://{}/ws", self.address).into_client_request().expect("an address");
         let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("open");
         assert_eq!(hear(&mut socket).await["event"], "connect.challenge");
         socket

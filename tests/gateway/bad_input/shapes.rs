@@ -120,7 +120,8 @@ async fn huge_heads_are_refused_with_431_or_414_and_cost_little() {
 async fn what_is_no_http_1_is_closed_at_once_http_2_and_tls_among_it() {
     let home = Home::new("");
     let gateway = home.start();
-    let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n";
+    let tls =
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n";
     for bytes in [
         &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..],
         tls,

@@ -44,8 +44,7 @@ async fn ten_thousand_clients_with_half_a_head_do_not_keep_a_good_one_out() {
 
 #[tokio::test]
 async fn who_sends_a_head_byte_by_byte_is_closed_after_its_time() {
-    let home =
-        Home::new("[server]\nbind = \"127.0.0.1:0\"\nheader_timeout = \"1s\"");
+    let home = Home::new("[server]\nbind = \"127.0.0.1:0\"\nheader_timeout = \"1s\"");
     let gateway = home.start();
     let mut stream = TcpStream::connect(gateway.address).await.expect("it listens");
     stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();

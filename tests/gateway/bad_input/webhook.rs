@@ -93,15 +93,15 @@ async fn the_id_of_a_signed_post_must_be_in_the_body_as_no_header_is_signed() {
 async fn a_post_of_a_gigabyte_is_refused_with_413_announced_or_not_and_costs_no_memory() {
     let home = Home::new("");
     let gateway = home.start();
-    let head = format!(
-        "POST /hooks/ci HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {BEARER}\r\n"
-    );
+    let head =
+        format!("POST /hooks/ci HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {BEARER}\r\n");
     // Announced: refused before a byte of it.
     let answer = ask(gateway.address, format!("{head}content-length: 1073741824\r\n\r\n")).await;
     assert_eq!(answer.status(), 413);
     assert!(answer.json()["error"].as_str().unwrap().contains("server.max_body"), "{answer:?}");
     // And by who may not post at all, too.
-    let stranger = "POST /hooks/ci HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1073741824\r\n\r\n";
+    let stranger =
+        "POST /hooks/ci HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1073741824\r\n\r\n";
     assert_eq!(ask(gateway.address, stranger).await.status(), 413);
     // In chunks: what is over the limit is read for a moment, so that the answer can be, and not
     // kept; then it is closed, however much more there were.
