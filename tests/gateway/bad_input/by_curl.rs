@@ -47,6 +47,7 @@ async fn each_curl_line_of_the_docs_gets_the_answer_that_stands_below_it() {
                 let errors = String::from_utf8_lossy(&output.stderr);
                 assert!(output.status.success(), "{text}: {errors}");
                 told = output.stdout;
+                gateway.settled().await;
             }
             "json" => {
                 let parse = |text: &[u8]| {

@@ -39,6 +39,7 @@ async fn the_journal_is_listed_shown_and_purged_beside_the_gateway_and_without_o
     let home = Home::new("");
     let gateway = home.start();
     gateway.still_answers().await;
+    gateway.settled().await;
     for beside in [true, false] {
         let listed = json_of(&home.says(&["journal", "ls", "--json"]));
         let messages = listed["messages"].as_array().unwrap();
@@ -60,6 +61,7 @@ async fn the_journal_is_listed_shown_and_purged_beside_the_gateway_and_without_o
         assert_eq!(home.says(&["journal", "purge"]).trim(), "0 entries are forgotten", "{beside}");
         if beside {
             gateway.still_answers().await;
+            gateway.settled().await;
             gateway.signal(rustix::process::Signal::TERM);
             while home.run(&["status"]).status.success() {}
         }

@@ -238,6 +238,23 @@ impl Live {
         self.head("/status", &format!("authorization: Bearer {}\r\n", self.token)).await.json()
     }
 
+    /// Waits until no reply is under way: who waits for an answer has it before it counts as sent.
+    pub(super) async fn settled(&self) {
+        let settled = async {
+            loop {
+                let status = self.status().await;
+                let journal = &status["journal"];
+                if journal["pending"] == 0
+                    && journal["unknown"] == 0
+                    && status["queues"]["replies"] == 0
+                {
+                    break;
+                }
+            }
+        };
+        timeout(LONG, settled).await.expect("a reply does not go out");
+    }
+
     /// A WebSocket after its challenge.
     pub(super) async fn socket(&self) -> Socket {
         let stream = TcpStream::connect(self.address).await.expect("it listens");
