@@ -146,6 +146,7 @@ impl Home {
 
     /// In mounts of its own, made by a script that finds the state folder in `$STATE`; `None` where
     /// we may not mount.
+    #[allow(clippy::print_stderr, reason = "what was left out is told")]
     pub(super) fn try_start_mounted(&self, script: &str) -> Option<Result<Live, Refused>> {
         let mut command = Command::new("unshare");
         let script = format!("( {script} ) || exit 77; exec \"$0\" \"$@\"");
