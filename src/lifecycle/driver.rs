@@ -8,7 +8,7 @@
 //! ```
 #![allow(clippy::disallowed_methods)]
 
-use std::{error::Error, future::Future, io, process::ExitCode};
+use std::{error::Error, future::Future, io, iter, process::ExitCode};
 
 use thiserror::Error;
 
@@ -109,7 +109,9 @@ where
         .inspect_err(|error| tracing::warn!(%error, "no thread to end the process by force"));
     let exit = turn::run(options, start, last_resort.ok()).await;
     if let Some(error) = &exit.error {
-        tracing::error!("{error}");
+        let causes = iter::successors(error.source(), |&cause| cause.source());
+        let told = causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"));
+        tracing::error!("{told}");
     }
     exit.into()
 }

@@ -98,14 +98,35 @@ fn shown(status: &Value) -> String {
         let _ = writeln!(text, "restart   {reason}");
     }
     for letter in status["deadLetters"].as_array().into_iter().flatten() {
-        let word = |key: &str| letter[key].as_str().map(str::to_owned);
+        let word = |key: &str| letter[key].as_str().map(printable);
         let who = word("from").or_else(|| word("to")).unwrap_or_default();
         let why = word("why").unwrap_or_default();
         let id = word("id").unwrap_or_default();
         let _ = writeln!(text, "dead      {id:<8} {who}: {why}");
     }
     for warning in status["warnings"].as_array().into_iter().flatten() {
-        let _ = writeln!(text, "warning   {}", warning.as_str().unwrap_or_default());
+        let _ = writeln!(text, "warning   {}", printable(warning.as_str().unwrap_or_default()));
     }
     text
+}
+
+/// Why a message died may be an agent's own words: they must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|it| if it.is_control() { ' ' } else { it }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_dead_letter_neither_steer_the_terminal_nor_begin_a_line() {
+        let why = "\u{1b}]0;owned\u{7}\nwarning   all is well";
+        let text =
+            shown(&json!({ "deadLetters": [{ "id": "m1", "from": "chat:main", "why": why }] }));
+        assert!(text.contains("dead      m1       chat:main:  ]0;owned  warning   all is well\n"));
+        assert!(!text.chars().any(|it| it.is_control() && it != '\n'), "{text:?}");
+    }
 }

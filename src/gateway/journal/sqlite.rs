@@ -136,7 +136,11 @@ impl Sqlite {
         let path = files::prepare_folder(path)?;
         let mut set_aside = None;
         if files::is_there(&path)? {
-            match Self::open_sound(&path, options)? {
+            let opened = match files::log_fault(&path) {
+                Some(why) => Err(why),
+                None => Self::open_sound(&path, options)?,
+            };
+            match opened {
                 Ok(storage) => return Ok(Opened { storage, set_aside }),
                 Err(why) => set_aside = Some(files::set_aside(&path, why)?),
             }

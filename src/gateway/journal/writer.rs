@@ -61,7 +61,7 @@ pub(super) fn start(storage: impl Storage) -> Threads {
         (questions, thread)
     });
     let questions = reader.as_ref().map(|(questions, _)| questions.clone());
-    let writer = Writer { storage, health: health.clone() };
+    let mut writer = Writer { storage, health: health.clone() };
     let started = spawn("journal", move || {
         writer.run(waiting_jobs);
         // The engine empties its log when the last one that has it open goes: that must be the one
@@ -70,6 +70,7 @@ pub(super) fn start(storage: impl Storage) -> Threads {
             let _ = questions.blocking_send(Question::Close);
             let _ = thread.join();
         }
+        drop(writer);
         drop(ended);
     });
     if let Err(error) = started {
@@ -89,7 +90,7 @@ struct Writer<S> {
 }
 
 impl<S: Storage> Writer<S> {
-    fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    fn run(&mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut waiting = Vec::with_capacity(GROUP);
         while jobs.blocking_recv_many(&mut waiting, GROUP) > 0 {
             let (mut batch, mut answers) = (Vec::new(), Vec::new());

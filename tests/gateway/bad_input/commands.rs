@@ -39,9 +39,11 @@ async fn the_journal_is_listed_shown_and_purged_beside_the_gateway_and_without_o
     let home = Home::new("");
     let gateway = home.start();
     gateway.still_answers().await;
+    gateway.settled().await;
     for beside in [true, false] {
         let listed = json_of(&home.says(&["journal", "ls", "--json"]));
-        assert_eq!(listed["messages"][0]["id"], "m1", "{beside}");
+        let messages = listed["messages"].as_array().unwrap();
+        assert!(messages.iter().any(|message| message["id"] == "m1"), "{beside}: {listed}");
         assert_eq!(listed["replies"][0]["state"], "done", "{beside}");
         assert!(home.says(&["journal", "ls"]).contains("webhook:ci/main"), "{beside}");
         let shown = json_of(&home.says(&["journal", "show", "m1"]));
@@ -53,12 +55,13 @@ async fn the_journal_is_listed_shown_and_purged_beside_the_gateway_and_without_o
             assert_eq!(output.status.code(), Some(1), "{args:?}");
             assert!(output.stderr.starts_with(b"lockkeeper-gateway: "), "{output:?}");
         }
-        for id in ["x", "m", "m-1", "7", "m99999999999999999999"] {
+        for id in ["x", "m", "7", "m99999999999999999999"] {
             assert_eq!(home.run(&["journal", "show", id]).status.code(), Some(64), "{id}");
         }
         assert_eq!(home.says(&["journal", "purge"]).trim(), "0 entries are forgotten", "{beside}");
         if beside {
             gateway.still_answers().await;
+            gateway.settled().await;
             gateway.signal(rustix::process::Signal::TERM);
             while home.run(&["status"]).status.success() {}
         }
@@ -171,7 +174,7 @@ async fn the_stdio_channel_has_stdout_for_itself() {
     let mut gateway = piped.kill_on_drop(true).spawn().unwrap();
     use tokio::io::AsyncWriteExt;
     let mut stdin = gateway.stdin.take().unwrap();
-    stdin.write_all(b"{\"type\":\"message\",\"id\":\"1\",\"text\":\"hi\"}\n").await.unwrap();
+    stdin.write_all(b"{\"id\":\"1\",\"text\":\"hi\"}\n").await.unwrap();
     let mut lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
     for _ in 0..2 {
         let line = tokio::time::timeout(LONG, lines.next_line()).await.expect("it answers");

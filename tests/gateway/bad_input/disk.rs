@@ -11,8 +11,8 @@ use crate::http::LONG;
 async fn on_a_full_disk_messages_are_refused_aloud_what_is_accepted_stays_and_with_room_it_goes_on()
 {
     let home = Home::new("");
-    let script = "mkdir -m 700 \"$STATE\" && mount -t tmpfs -o size=2m,mode=700 tmpfs \"$STATE\" \
-        && head -c 500000 /dev/zero > \"$STATE/ballast\"";
+    let script = "mkdir -m 700 \"$STATE\" && mount -t tmpfs -o size=32m,mode=700 tmpfs \"$STATE\" \
+        && head -c 31000000 /dev/zero > \"$STATE/ballast\"";
     let Some(started) = home.try_start_mounted(script) else { return };
     let gateway = started.unwrap_or_else(|refused| panic!("{}", refused.said));
     let headers = format!("authorization: Bearer {BEARER}\r\n");

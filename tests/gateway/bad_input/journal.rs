@@ -95,15 +95,22 @@ async fn no_second_damaged_journal_takes_the_place_of_the_first() {
 }
 
 #[tokio::test]
-async fn a_log_of_garbage_beside_the_journal_is_no_reason_not_to_start() {
+async fn a_log_of_garbage_is_set_aside_with_its_journal_and_not_passed_over_without_a_word() {
     let home = filled().await;
     let mut log = home.journal().into_os_string();
     log.push("-wal");
+    assert!(
+        !Path::new(&log).exists(),
+        "what a gateway that stopped has accepted is in the journal"
+    );
     fs::write(&log, vec![0xa5; 100_000]).unwrap();
     let gateway = home.start();
-    // What is in the journal itself is there.
-    let again = gateway.post(&json!({ "id": "old-7", "text": "x" })).await;
-    assert_eq!(again.json()["duplicate"], true, "{again:?}");
+    let aside = home.aside();
+    let [aside] = aside.as_slice() else { panic!("{aside:?}") };
+    assert!(gateway.said().contains("its log does not begin"), "{}", gateway.said());
+    let mut kept = aside.clone().into_os_string();
+    kept.push("-wal");
+    assert!(fs::read(kept).unwrap() == vec![0xa5; 100_000], "it is kept as it was");
     gateway.still_answers().await;
 }
 

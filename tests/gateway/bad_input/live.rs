@@ -28,7 +28,7 @@ use tokio_tungstenite::{
 
 use crate::http::{LONG, Message, ask};
 
-pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_lockkeeper-gateway");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_lockkeeper-gateway");
 /// What the hook `ci` wants to see.
 pub(super) const BEARER: &str = "the-bearer-of-the-hook";
 /// What the hook `ci` signs with.
@@ -92,11 +92,14 @@ impl Home {
         self.state().join("journal.db")
     }
 
-    /// What stands aside beside the journal.
+    /// The damaged journals that were set aside, without their logs.
     pub(super) fn aside(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.state()).expect("there is a state folder");
         let paths = entries.map(|entry| entry.expect("it can be read").path());
-        let is_journal = |path: &PathBuf| path.to_str().is_some_and(|it| it.contains(".damaged-"));
+        let is_journal = |path: &PathBuf| {
+            let seconds = path.to_str().and_then(|it| it.rsplit_once(".damaged-"));
+            seconds.is_some_and(|(_, seconds)| seconds.bytes().all(|it| it.is_ascii_digit()))
+        };
         paths.filter(is_journal).collect()
     }
 
@@ -143,6 +146,7 @@ impl Home {
 
     /// In mounts of its own, made by a script that finds the state folder in `$STATE`; `None` where
     /// we may not mount.
+    #[allow(clippy::print_stderr, reason = "what was left out is told")]
     pub(super) fn try_start_mounted(&self, script: &str) -> Option<Result<Live, Refused>> {
         let mut command = Command::new("unshare");
         let script = format!("( {script} ) || exit 77; exec \"$0\" \"$@\"");
@@ -233,6 +237,23 @@ impl Live {
     /// What `GET /status` tells who knows the token.
     pub(super) async fn status(&self) -> Value {
         self.head("/status", &format!("authorization: Bearer {}\r\n", self.token)).await.json()
+    }
+
+    /// Waits until no reply is under way: who waits for an answer has it before it counts as sent.
+    pub(super) async fn settled(&self) {
+        let settled = async {
+            loop {
+                let status = self.status().await;
+                let journal = &status["journal"];
+                if journal["pending"] == 0
+                    && journal["unknown"] == 0
+                    && status["queues"]["replies"] == 0
+                {
+                    break;
+                }
+            }
+        };
+        timeout(LONG, settled).await.expect("a reply does not go out");
     }
 
     /// A WebSocket after its challenge.

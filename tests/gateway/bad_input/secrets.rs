@@ -15,9 +15,7 @@ const TOKEN: &str = "planted-token-of-the-server";
 const TELEGRAM: &str = "123456:planted-token-of-telegram";
 const API: &str = "planted-key-of-the-agent";
 const FILED: &str = "planted-secret-in-a-file";
-const PATH: &str = "planted-path-of-a-callback";
-
-const PLANTED: [&str; 7] = [TOKEN, TELEGRAM, API, FILED, PATH, BEARER, SECRET];
+const PLANTED: [&str; 6] = [TOKEN, TELEGRAM, API, FILED, BEARER, SECRET];
 
 #[track_caller]
 fn holds_none(what: &str, bytes: &[u8]) {
@@ -44,7 +42,7 @@ async fn no_secret_is_in_a_log_an_answer_the_journal_or_the_list_of_processes() 
         "[server]\nbind = \"127.0.0.1:0\"\ntoken = \"{TOKEN}\"\n\
          [agent]\nkind = \"openai\"\nmodel = \"m\"\nbase_url = \"{origin}/v1\"\napi_key = \"{API}\"\n\
          [channels.telegram]\ntoken = \"{TELEGRAM}\"\nbase_url = \"{origin}\"\npoll = \"1s\"\n\
-         [hooks.filed]\nsecret = {{ file = {file:?} }}\ncallback = \"{origin}/{PATH}\"\n",
+         [hooks.filed]\nsecret = {{ file = {file:?} }}\ncallback = \"{origin}/replies\"\n",
         origin = other.origin(),
         file = filed.path(),
     );
@@ -125,12 +123,9 @@ async fn no_secret_is_in_a_log_an_answer_the_journal_or_the_list_of_processes() 
     // The copy of the config that is kept beside it is as private as a config should be.
     for file in files(home.path()) {
         let mode = fs::metadata(&file).unwrap().permissions().mode();
-        if file.starts_with(home.state()) || file == home.config() {
-            assert_eq!(mode & 0o77, 0, "{}", file.display());
-        }
-        if file.to_str().unwrap().contains("last-good") {
-            assert_eq!(mode & 0o77, 0, "{}", file.display());
-        }
+        // Where it listens is no secret.
+        let may_be_read = file.ends_with("address");
+        assert!(may_be_read || mode & 0o77 == 0, "{}: {mode:o}", file.display());
     }
     let said = gateway.kill();
     holds_none("the log", said.as_bytes());

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io,
+    io::{self, Read},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -12,6 +12,9 @@ use super::{OpenError, SetAside, storage_error};
 use crate::sys::clock;
 
 const OTHERS: u32 = 0o077;
+/// How a log begins; the second, if it was made on a machine of the other byte order.
+const LOG_MAGIC: u32 = 0x377f_0682;
+const LOG_MAGIC_BIG_ENDIAN: u32 = 0x377f_0683;
 /// What SQLite puts beside a database.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 
@@ -65,6 +68,18 @@ pub(super) fn is_there(path: &Path) -> Result<bool, OpenError> {
 /// Whether there is a log with something in it.
 pub(super) fn has_log(path: &Path) -> bool {
     size(&beside(path, "-wal")) > 0
+}
+
+/// What is wrong with the head of the log. The engine passes over a log whose head is not its own, and
+/// what was accepted into it would be gone without a word. One of zeros was cut off before anything
+/// was in it.
+pub(super) fn log_fault(path: &Path) -> Option<String> {
+    let mut head = [0; 4];
+    let mut log = File::open(beside(path, "-wal")).ok()?;
+    // One that is shorter holds nothing.
+    log.read_exact(&mut head).ok()?;
+    let is_sound = matches!(u32::from_be_bytes(head), 0 | LOG_MAGIC | LOG_MAGIC_BIG_ENDIAN);
+    (!is_sound).then(|| "its log does not begin as a log does".to_owned())
 }
 
 /// In bytes; 0 if there is none.
