@@ -159,8 +159,12 @@ impl World {
 
     /// The gateways that live. More than one never may.
     pub(crate) fn gateways(&self) -> Vec<u32> {
-        let is_one = |(pid, name): (u32, String)| (name == "lockkeeper-gateway").then_some(pid);
-        self.processes().into_iter().filter_map(is_one).filter(|pid| is_serving(*pid)).collect()
+        let mut found = self.processes();
+        found.retain(|(pid, name)| name == "lockkeeper-gateway" && is_serving(*pid));
+        let all: Vec<_> = found.into_iter().map(|(pid, _)| pid).collect();
+        // What a gateway starts is one itself, until it has become its own program.
+        let is_own = |pid: &u32| !parent_of(*pid).is_some_and(|parent| all.contains(&parent));
+        all.iter().copied().filter(is_own).collect()
     }
 
     /// Takes all that is left of the journal's disk.
@@ -261,6 +265,11 @@ pub(crate) fn signal(pid: u32, what: Signal) {
 fn is_serving(pid: u32) -> bool {
     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     !words.is_empty() && !words.split(|byte| *byte == 0).any(|word| word == b"journal")
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 /// Below the ports that the kernel gives to those who ask for any: nobody takes it while the gateway

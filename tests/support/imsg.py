@@ -116,7 +116,8 @@ def send(id, params):
         guid = "sent-%d" % (len(rows()) + 1)
         row = {"chat_id": chat, "guid": guid, "sender": "", "is_from_me": True}
         append("rows", json.dumps(dict(row, text=params["text"])))
-        number = len(rows())
+        # Others append, too.
+        number = next(row["id"] for row in reversed(rows()) if row["guid"] == guid)
     if ordered("die-after-send"):
         os._exit(3)
     answer(id, result={"ok": True, "id": number, "guid": guid})
