@@ -11,5 +11,5 @@ fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == leash::SUBCOMMAND) {
         return ExitCode::from(leash::main(&words.split_off(2)));
     }
-    ExitCode::from(cli::main(&words))
+    cli::main(&words)
 }

@@ -7,7 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Json, extract::State, routing::get};
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::Response,
+    routing::{get, post},
+};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,10 +26,14 @@ use crate::{
             rewrite::ConfigRefused,
             store::{Store, Whole},
         },
-        journal::Journal,
+        journal::{
+            Journal,
+            storage::{DeadLetterId, StorageError},
+        },
         message::{Conversation, ReplyId},
         router::Router,
         rpc::{Caller, ErrorCode, Methods, RpcError},
+        server::refusal,
     },
     lifecycle::Life,
     protocol::control::{Requester, RequesterKind, RestartId},
@@ -260,10 +270,29 @@ impl Operator {
     }
 }
 
-/// `GET /status`, for programs; to be guarded by the token.
+/// `GET /status` and `POST /journal/retry/<id>`, for programs; to be guarded by the token.
 pub fn routes(operator: Arc<Operator>) -> axum::Router {
     let status = async |State(operator): State<Arc<Operator>>| Json(operator.status().await);
-    axum::Router::new().route("/status", get(status)).with_state(operator)
+    axum::Router::new()
+        .route("/status", get(status))
+        .route("/journal/retry/{id}", post(retry))
+        .with_state(operator)
+}
+
+async fn retry(
+    State(operator): State<Arc<Operator>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Response> {
+    let id: DeadLetterId = id.parse().map_err(|_| {
+        refusal(StatusCode::BAD_REQUEST, "the id is m or r and a number, as in m17")
+    })?;
+    let Parts { journal, router, .. } = &operator.parts;
+    let unavailable = |why: StorageError| refusal(StatusCode::SERVICE_UNAVAILABLE, why.to_string());
+    if !journal.retry(id).await.map_err(unavailable)? {
+        return Err(refusal(StatusCode::NOT_FOUND, "there is no such dead letter"));
+    }
+    router.recover().await.map_err(unavailable)?;
+    Ok(Json(json!({ "ok": true })))
 }
 
 /// [`Operator`] as the protocol sees it.

@@ -115,6 +115,7 @@ pub async fn run(launch: Launch) -> ExitCode {
         config,
         changes: Mutex::new(Some(changes)),
         is_misconfigured: AtomicBool::new(false),
+        told: Mutex::default(),
     });
     let starting = Arc::clone(&process);
     let code = lifecycle::run_with(options, move |life| start(Arc::clone(&starting), life)).await;
@@ -135,6 +136,8 @@ struct Process {
     /// There is one end of it: each life takes it from the one before.
     changes: Mutex<Option<Changes>>,
     is_misconfigured: AtomicBool,
+    /// Who of the present life is told how far a drain is.
+    told: Mutex<Option<(Probes, Metrics, Events)>>,
 }
 
 fn options(config: &Config) -> Options {
@@ -282,6 +285,8 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
         roster.add(channel);
     }
 
+    *lock(&process.told) = Some((probes.clone(), metrics.clone(), events.clone()));
+    process.watch_drain(&life);
     listen(&life, &events, &roster, &router, &probes, &metrics);
     let mut tasks = JoinSet::new();
     tasks.spawn(upkeep::channels(roster.clone(), probes.clone(), metrics.clone()));
@@ -359,6 +364,7 @@ impl Server for Gateway {
         }
         tasks.shutdown().await;
         router.close();
+        *lock(&self.process.told) = None;
         journal.close().await;
         drop(self.events);
     }
@@ -398,15 +404,24 @@ fn listen(
         // What the drain refused or cut is in the journal.
         async move { again.recover().await.map(drop) }
     });
-    // Drains of a later life in this process are told to that life's listeners, too; they look the
-    // same to all.
-    let (tell, probes, metrics) = (events.clone(), probes.clone(), metrics.clone());
-    drain.on_progress(move |step| {
-        let told = format!("{}, {} left", step.now.phase, step.now.total_left());
-        probes.draining(Some(&told));
-        metrics.drain(Some(&step.now.phase.to_string()));
-        tell.tell(Event::Drain(Some(told)));
-    });
+}
+
+impl Process {
+    /// Tells the drain's steps to the present life. Such a listener outlives a life: there is one.
+    fn watch_drain(self: &Arc<Self>, life: &Life) {
+        if life.iteration() > 1 {
+            return;
+        }
+        let process = Arc::downgrade(self);
+        life.drain().on_progress(move |step| {
+            let Some(process) = process.upgrade() else { return };
+            let Some((probes, metrics, events)) = lock(&process.told).clone() else { return };
+            let told = format!("{}, {} left", step.now.phase, step.now.total_left());
+            probes.draining(Some(&told));
+            metrics.drain(Some(&step.now.phase.to_string()));
+            events.tell(Event::Drain(Some(told)));
+        });
+    }
 }
 
 /// Tells a person where to go. Said once, by the first life: the token is a secret.

@@ -139,7 +139,7 @@ fn workload(sync: bool) -> Vec<Call> {
         ))
         .env(FOLDER, &folder)
         .env(SYNC, sync.to_string());
-    let calls = trace::trace(&mut command, &folder, &folder.with_extension("acknowledged"));
+    let calls = trace::trace(&command, &folder, &folder.with_extension("acknowledged"));
     let acknowledged = calls.iter().filter(|call| matches!(call, Call::Acknowledged(_))).count();
     assert_eq!(acknowledged, LIVES.iter().sum::<usize>() * WRITERS * 4);
     calls

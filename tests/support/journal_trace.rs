@@ -38,7 +38,7 @@ pub enum Call {
 /// # Panics
 ///
 /// Without strace, or where it may not trace; with the reason.
-pub fn trace(command: &mut Command, folder: &Path, acknowledged: &Path) -> Vec<Call> {
+pub fn trace(command: &Command, folder: &Path, acknowledged: &Path) -> Vec<Call> {
     let output = folder.with_extension("trace");
     let mut strace = Command::new("strace");
     let calls = "trace=?open,openat,pwrite64,write,ftruncate,fdatasync,fsync,?unlink,unlinkat,\

@@ -80,7 +80,10 @@ impl Telegram {
                 poller.handle_stop();
             }
             tell(&life.ready, poller.is_ready());
-            match poller.step(now()) {
+            let step = poller.step(now());
+            let is_fetching = matches!(step, Step::Fetch { .. } | Step::Offer(_));
+            tell(&life.fetching, is_fetching);
+            match step {
                 Step::Fetch { offset, wait } => {
                     // A poll that is given up is dropped here: no step begins beside it.
                     let answer = unless(halted(life), self.api.updates(offset, wait)).await;

@@ -10,16 +10,16 @@ use std::{
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Failed, Said};
+use super::{Failed, Said, reach};
 use crate::{
     gateway::{
+        http_client,
         journal::{
             Journal,
             sqlite::{Sqlite, SqliteOptions},
             storage::{DeadLetterId, StorageError, StoredMessage, StoredReply},
         },
         launch::Launch,
-        message::{MessageId, ReplyId},
         serve,
     },
     protocol::exit,
@@ -52,16 +52,16 @@ pub(super) enum JournalCommand {
   lockkeeper-gateway journal show r9")]
     Show {
         /// m and a number: a message; r and a number: a reply
-        #[arg(value_name = "ID", value_parser = id)]
+        #[arg(value_name = "ID")]
         id: DeadLetterId,
     },
     /// Try a dead letter again
     ///
-    /// A running gateway takes it up at its next start, or at once by `lockkeeper restart`.
+    /// At once if a gateway runs, else at its next start.
     #[command(after_help = "Example:\n  lockkeeper-gateway journal retry m17")]
     Retry {
         /// As `ls` names it
-        #[arg(value_name = "ID", value_parser = id)]
+        #[arg(value_name = "ID")]
         id: DeadLetterId,
     },
     /// Forget what is done with
@@ -82,6 +82,11 @@ impl JournalCommand {
     pub(super) fn run(self, launch: &Launch) -> Said {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|why| Failed::new(exit::FAILURE, why))?;
+        if let Self::Retry { id } = &self
+            && let Some(said) = runtime.block_on(retry_now(launch, *id))
+        {
+            return said;
+        }
         let journal = open(launch)?;
         let said = runtime.block_on(async {
             let said = self.ask(&journal).await;
@@ -103,10 +108,9 @@ impl JournalCommand {
             Self::Show { id } => match id {
                 DeadLetterId::Message(id) => {
                     let replies = journal.replies_to(id).await?;
-                    let found = journal.latest(usize::MAX >> 1).await?.0;
-                    match found.iter().find(|message| message.id == id) {
+                    match journal.message_of(id).await? {
                         Some(message) => {
-                            let mut told = of_message(message);
+                            let mut told = of_message(&message);
                             told["replies"] = replies.iter().map(of_reply).collect();
                             Ok(format!("{told:#}"))
                         }
@@ -119,10 +123,8 @@ impl JournalCommand {
                 },
             },
             Self::Retry { id } => match journal.retry(id).await? {
-                true => Ok("it is tried again by the next start of the gateway: \
-                            lockkeeper restart"
-                    .to_owned()),
-                false => Err(Failed::new(exit::FAILURE, "this is no dead letter: see journal ls")),
+                true => Ok("no gateway runs: it is tried again at the next start".to_owned()),
+                false => Err(no_dead_letter()),
             },
             Self::Purge { older, dead } => {
                 let before = SystemTime::now().checked_sub(older.duration());
@@ -141,17 +143,25 @@ fn open(launch: &Launch) -> Result<Journal, Failed> {
     opened.map(Journal::start).map_err(|why| Failed::new(exit::FAILURE, why))
 }
 
-fn missing() -> Failed {
-    Failed::new(exit::FAILURE, "there is none of this id: see lockkeeper-gateway journal ls")
+/// By the running gateway; none: there is none.
+async fn retry_now(launch: &Launch, id: DeadLetterId) -> Option<Said> {
+    let (address, token) = reach(launch).ok()?;
+    let asked = http_client::client().post(format!("http://{address}/journal/retry/{id}"));
+    let answer = asked.bearer_auth(token.reveal()).send().await.ok()?;
+    match answer.status().as_u16() {
+        200 => Some(Ok("it is tried again".to_owned())),
+        404 => Some(Err(no_dead_letter())),
+        // Another program listens there, or it cannot now.
+        _ => None,
+    }
 }
 
-fn id(text: &str) -> Result<DeadLetterId, String> {
-    let parse = |rest: &str| rest.parse().map_err(|_| "m or r and a number, as in m17".to_owned());
-    match text.split_at_checked(1) {
-        Some(("m", rest)) => parse(rest).map(|id| DeadLetterId::Message(MessageId(id))),
-        Some(("r", rest)) => parse(rest).map(|id| DeadLetterId::Reply(ReplyId(id))),
-        _ => Err("m or r and a number, as in m17".to_owned()),
-    }
+fn no_dead_letter() -> Failed {
+    Failed::new(exit::FAILURE, "this is no dead letter: see lockkeeper-gateway journal ls --dead")
+}
+
+fn missing() -> Failed {
+    Failed::new(exit::FAILURE, "there is none of this id: see lockkeeper-gateway journal ls")
 }
 
 type Entries = (Vec<StoredMessage>, Vec<StoredReply>);

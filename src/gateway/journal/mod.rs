@@ -179,6 +179,11 @@ impl Journal {
         Ok(self.entries(Query::Reply(id)).await?.1.pop())
     }
 
+    /// The message in this place.
+    pub async fn message_of(&self, id: MessageId) -> Result<Option<StoredMessage>, StorageError> {
+        Ok(self.entries(Query::MessageOf(id)).await?.0.pop())
+    }
+
     /// The message that a channel knows by this id.
     pub async fn message(
         &self,

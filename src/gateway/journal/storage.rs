@@ -166,6 +166,8 @@ pub enum Query {
         /// The channel's own id.
         id: String,
     },
+    /// A message.
+    MessageOf(MessageId),
     /// The replies to a message.
     RepliesTo(MessageId),
     /// The replies of a conversation after this one, the oldest first: what a client that was away

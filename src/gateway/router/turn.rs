@@ -247,16 +247,16 @@ impl Inner {
     /// The messages become dead letters, and their sender is told.
     async fn give_up(self: &Arc<Self>, conversation: &Conversation, bundle: &Bundle, why: &str) {
         tracing::error!(%conversation, why, messages = bundle.len(), "dead letters: not answered");
-        for work in bundle {
-            if let Err(error) = self.journal.bury(work.id, why.to_owned()).await {
-                tracing::error!(%conversation, %error, "it stays in the journal");
-                return;
-            }
-        }
-        self.say(conversation, bundle, Said::Error(why.to_owned()));
+        // Told first: a crash between the two tells twice, not never.
         let text = format!("Your message could not be answered: {why}");
         let context = bundle.last().map(|work| work.inbound.context.clone()).unwrap_or_default();
         self.notify(conversation, context, text).await;
+        for work in bundle {
+            if let Err(error) = self.journal.bury(work.id, why.to_owned()).await {
+                tracing::error!(%conversation, %error, "it stays in the journal");
+            }
+        }
+        self.say(conversation, bundle, Said::Error(why.to_owned()));
     }
 
     /// A message of the gateway's own to a conversation, by way of the journal.

@@ -15,8 +15,14 @@ const STATES: [ReplyState; 6] = [
 fn a_reply_goes_from_prepared_by_started_to_done_and_leaves_no_step_out() {
     assert!(may_move(ReplyState::Prepared, ReplyState::Started));
     assert!(may_move(ReplyState::Started, ReplyState::Done));
-    assert!(!may_move(ReplyState::Prepared, ReplyState::Done));
+    assert!(!may_move(ReplyState::Prepared, ReplyState::Unknown));
     assert!(!may_move(ReplyState::Held, ReplyState::Started));
+    assert!(!may_move(ReplyState::Held, ReplyState::Done));
+}
+
+#[test]
+fn a_reply_of_which_a_second_copy_does_no_harm_goes_from_prepared_to_done_at_once() {
+    assert!(may_move(ReplyState::Prepared, ReplyState::Done));
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn sync_folder(path: &Path) -> Result<(), OpenError> {
 }
 
 fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
 fn beside(path: &Path, end: &str) -> PathBuf {

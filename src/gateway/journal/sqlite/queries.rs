@@ -37,6 +37,10 @@ pub(super) fn find(connection: &Connection, query: &Query) -> rusqlite::Result<F
             messages: it.messages("WHERE channel = ?1 AND external_id = ?2", [channel, id])?,
             replies: Vec::new(),
         }),
+        Query::MessageOf(id) => Ok(Found::Entries {
+            messages: it.messages("WHERE id = ?1", [id.0])?,
+            replies: Vec::new(),
+        }),
         Query::RepliesTo(id) => Ok(Found::Entries {
             messages: Vec::new(),
             replies: it.replies(
