@@ -127,7 +127,7 @@ impl Router {
                     .window_of(move |_| window.upgrade().map(|router| router.window()))
                     .start(move |_, batch: Batch<Arc<Work>>| {
                         if let Some(router) = flushed.upgrade() {
-                            router.arrive(batch.to_vec());
+                            router.arrive(batch);
                         }
                         async {}
                     }),
@@ -274,21 +274,21 @@ impl Inner {
         }
     }
 
-    /// A conversation has said something, and is quiet.
-    fn arrive(self: &Arc<Self>, bundle: Bundle) {
-        let Some(first) = bundle.first() else { return };
+    /// A conversation has said something, and is quiet. It was accepted: the gate lets it go on, also
+    /// where it holds new work back.
+    fn arrive(self: &Arc<Self>, batch: Batch<Arc<Work>>) {
+        let Some(first) = batch.first() else { return };
         let session = first.inbound.conversation.to_string();
-        let Ok(pass) = self.drain.gate().pass() else { return self.let_go(&bundle) };
         // Without id: the journal knows what is a duplicate, and what comes again on purpose.
-        let item = Item::new("", session.clone(), bundle).protected();
-        match self.queues.arrive_within(&pass, &session, item, &self.layers()) {
+        let item = Item::new("", session.clone(), batch.to_vec()).protected();
+        match self.queues.arrive_within(batch.pass(), &session, item, &self.layers()) {
             Arrived::RunNow { item, lease } | Arrived::Interrupted { item, lease } => {
                 let run = self.drain.runs().register(session.as_str());
                 let router = Arc::clone(self);
                 tokio::spawn(async move {
                     let ended = {
                         let aborted = lease.aborted();
-                        let carried = router.carry_out(item.payload.to_vec(), run, &pass);
+                        let carried = router.carry_out(item.payload.to_vec(), run, batch.pass());
                         tokio::pin!(carried);
                         tokio::select! {
                             () = &mut carried => true,
