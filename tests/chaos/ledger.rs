@@ -111,10 +111,7 @@ pub(crate) fn text(conversation: usize, number: usize) -> String {
 
 fn read(line: &str) -> Option<(usize, usize)> {
     let (conversation, number) = line.trim().split_once(' ')?;
-    Some((
-        conversation.strip_prefix('c')?.parse().ok()?,
-        number.strip_prefix('n')?.parse().ok()?,
-    ))
+    Some((conversation.strip_prefix('c')?.parse().ok()?, number.strip_prefix('n')?.parse().ok()?))
 }
 
 impl Ledger {
@@ -302,9 +299,11 @@ impl Book {
             probe.since <= sent && probe.channel.is_none_or(|concerned| concerned == channel)
         };
         let over: Vec<_> = self.open.extract_if(.., is_over).collect();
-        self.recoveries.extend(over.into_iter().map(|probe| Recovery {
-            took: now.duration_since(probe.since),
-            fault: probe.fault,
-        }));
+        self.recoveries.extend(
+            over.into_iter().map(|probe| Recovery {
+                took: now.duration_since(probe.since),
+                fault: probe.fault,
+            }),
+        );
     }
 }

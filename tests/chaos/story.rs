@@ -25,7 +25,8 @@ pub(crate) fn told(chaos: &Chaos, figures: &Figures) -> String {
     let mut recoveries = chaos.ledger.recoveries();
     recoveries.sort_by_key(|it| it.took);
     if let Some(slowest) = recoveries.last() {
-        let at = |part: f64| millis(recoveries[((recoveries.len() - 1) as f64 * part) as usize].took);
+        let at =
+            |part: f64| millis(recoveries[((recoveries.len() - 1) as f64 * part) as usize].took);
         let (slowest_took, fault) = (millis(slowest.took), &slowest.fault);
         let (p50, p99) = (at(0.5), at(0.99));
         let _ = writeln!(text, "recovery   p50 {p50}, p99 {p99}, slowest {slowest_took} ({fault})");

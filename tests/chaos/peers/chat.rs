@@ -91,11 +91,7 @@ pub(crate) async fn produce(
 
 impl Client {
     /// Until the connection ends. None: it has ended.
-    async fn talk(
-        &mut self,
-        socket: &mut Socket,
-        cut: &mut broadcast::Receiver<()>,
-    ) -> Option<()> {
+    async fn talk(&mut self, socket: &mut Socket, cut: &mut broadcast::Receiver<()>) -> Option<()> {
         // Events that came while the history is read.
         let mut aside = Some(Vec::new());
         let mut seq = None;

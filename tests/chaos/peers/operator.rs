@@ -75,7 +75,8 @@ impl Operator {
     /// wrong, in words; to be asked until nothing is, as notices come after the restart.
     pub(crate) async fn heard(&self, gateway: SocketAddr) -> Result<usize, String> {
         let said = notices(gateway).await.ok_or("the notices cannot be read")?;
-        let called_off = said.iter().filter(|text| text.starts_with("No restart after all")).count();
+        let called_off =
+            said.iter().filter(|text| text.starts_with("No restart after all")).count();
         let mut missing = 0;
         for (reason, (granted, perhaps)) in &self.asked {
             let wanted = format!("The gateway is back ({reason}).");
