@@ -25,6 +25,7 @@ use crate::{
         Batch, Debouncer, Drain, FollowupQueues, Turn, Window,
         driver::followup::Arrived,
         followup::{Item, Layers, Mode, Overrides, Policy, Settings},
+        gate::GateState,
         run::AbortReason,
     },
     gateway::{
@@ -274,11 +275,14 @@ impl Inner {
         }
     }
 
-    /// A conversation has said something, and is quiet. It was accepted: the gate lets it go on, also
-    /// where it holds new work back.
+    /// A conversation has said something, and is quiet. It was accepted, and goes on also where new
+    /// work is held back for a moment; after the seal of a drain it is for the next life.
     fn arrive(self: &Arc<Self>, batch: Batch<Arc<Work>>) {
         let Some(first) = batch.first() else { return };
         let session = first.inbound.conversation.to_string();
+        if matches!(self.drain.gate().state(), GateState::Draining | GateState::Closed) {
+            return self.let_go(&batch);
+        }
         // Without id: the journal knows what is a duplicate, and what comes again on purpose.
         let item = Item::new("", session.clone(), batch.to_vec()).protected();
         match self.queues.arrive_within(batch.pass(), &session, item, &self.layers()) {

@@ -121,8 +121,8 @@ impl Ledger {
             let all = Channel::ALL.into_iter();
             all.flat_map(move |channel| (0..conversations).map(move |number| (channel, number)))
         };
-        let mut book = Book::default();
-        book.conversations = peers().map(|peer| (peer, Conversation::default())).collect();
+        let conversations = peers().map(|peer| (peer, Conversation::default())).collect();
+        let book = Book { conversations, ..Book::default() };
         Self {
             book: Mutex::new(book),
             credit: peers().map(|peer| (peer, Semaphore::new(0))).collect(),

@@ -144,7 +144,7 @@ impl Client {
                     again_at = None;
                     self.send(socket).await?;
                 }
-                next = next(&self.ledger, self.peer), if self.pending.is_none() => {
+                next = self.ledger.next(self.peer), if self.pending.is_none() => {
                     self.pending = Some(next);
                     self.send(socket).await?;
                 }
@@ -204,8 +204,4 @@ impl Client {
             self.ledger.answered(Channel::Chat, &id.to_string(), text);
         }
     }
-}
-
-async fn next(ledger: &Ledger, peer: Peer) -> (usize, String) {
-    ledger.next(peer).await
 }
