@@ -288,6 +288,23 @@ async fn a_message_that_nobody_takes_any_more_stays_for_the_next_life() {
 }
 
 #[tokio::test]
+async fn what_came_after_a_refused_message_does_not_overtake_it_in_a_quiet() {
+    let mac = Mac::new();
+    let (_, mut life) = mac.ready().await;
+    mac.kept.refuse(NotAccepted::Unavailable("held".to_owned()));
+    let rows: Vec<_> = (0..50).map(|n| from_ada(&format!("g{n}"), &n.to_string())).collect();
+    mac.say_all(&rows);
+    mac.kept.wait_for_offers(1).await;
+    life.quiet().await;
+    assert_eq!(mac.kept.texts(), [""; 0]);
+    assert_eq!(mac.row.now(), Some(-1));
+    life.resume();
+    let texts = mac.kept.wait(50).await;
+    assert!(texts.iter().enumerate().all(|(n, text)| *text == n.to_string()), "{texts:?}");
+    life.stop().await.expect("a good end");
+}
+
+#[tokio::test]
 async fn a_subscription_that_imsg_ends_is_taken_up_where_it_was() {
     let mac = Mac::new();
     let (_, life) = mac.ready().await;

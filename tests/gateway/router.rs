@@ -571,6 +571,22 @@ async fn what_a_drain_leaves_is_answered_if_the_drain_is_called_off() {
 }
 
 #[tokio::test]
+async fn what_was_accepted_is_answered_also_while_new_work_is_held_back_for_a_moment() {
+    let folder = TempDir::new().unwrap();
+    let mut config = Config::default();
+    config.inbound.debounce = "20ms".parse().unwrap();
+    let life = Life::new(&folder, config);
+    life.say("ada", "1", "one").await;
+    // Between a restart that is decided and one that is begun; it may be called off.
+    let fence = life.drain.gate().fence();
+    let refused = life.intake.accept(inbound("ada", "2", "two")).await;
+    assert!(matches!(refused, Err(NotAccepted::Unavailable(_))), "{refused:?}");
+    let sent = timeout(LIMIT, life.peer.until_sent(1)).await.expect("it is answered");
+    assert_eq!(sent, ["one"]);
+    drop(fence);
+}
+
+#[tokio::test]
 async fn a_session_remembers_and_is_made_shorter_when_it_is_too_long() {
     let folder = TempDir::new().unwrap();
     let mut config = Config::default();

@@ -29,6 +29,8 @@ import json, os, signal, subprocess, sys, threading, time
 folder = sys.argv[1]
 lock = threading.RLock()
 subscriptions = {}
+known = []
+read_to = 0
 held = None
 hung = False
 
@@ -53,12 +55,20 @@ def ordered(order):
 
 
 def rows():
-    try:
-        with open(path("rows")) as file:
-            lines = file.read().split("\n")
-    except FileNotFoundError:
-        return []
-    return [dict(json.loads(line), id=n + 1) for n, line in enumerate(lines[:-1])]
+    """All rows; only what was appended since the last look is read."""
+    global read_to
+    with lock:
+        try:
+            with open(path("rows"), "rb") as file:
+                file.seek(read_to)
+                more = file.read()
+        except FileNotFoundError:
+            return known
+        more = more[: more.rfind(b"\n") + 1]
+        read_to += len(more)
+        for line in more.splitlines():
+            known.append(dict(json.loads(line), id=len(known) + 1))
+        return known
 
 
 def say(value):
@@ -106,7 +116,8 @@ def send(id, params):
         guid = "sent-%d" % (len(rows()) + 1)
         row = {"chat_id": chat, "guid": guid, "sender": "", "is_from_me": True}
         append("rows", json.dumps(dict(row, text=params["text"])))
-        number = len(rows())
+        # Others append, too.
+        number = next(row["id"] for row in reversed(rows()) if row["guid"] == guid)
     if ordered("die-after-send"):
         os._exit(3)
     answer(id, result={"ok": True, "id": number, "guid": guid})
@@ -159,15 +170,15 @@ def look():
     for number, since in list(subscriptions.items()):
         if since is None:
             continue
-        for row in rows():
-            if row["id"] > since:
-                subscriptions[number] = row["id"]
-                for _ in range(2 if ordered("twice") else 1):
-                    notify("message", subscription=number, message=row)
-                if ordered("overflow"):
-                    notify("watch.overflow", subscription=number, terminal=True)
-                    subscriptions[number] = None
-                    break
+        # Row n is the n-th.
+        for row in rows()[max(since, 0) :]:
+            subscriptions[number] = row["id"]
+            for _ in range(2 if ordered("twice") else 1):
+                notify("message", subscription=number, message=row)
+            if ordered("overflow"):
+                notify("watch.overflow", subscription=number, terminal=True)
+                subscriptions[number] = None
+                break
         if ordered("watch-error"):
             notify("error", subscription=number, error={"message": "database is locked"})
             subscriptions[number] = None

@@ -197,6 +197,12 @@ impl Fake {
         self.sent()
     }
 
+    /// Waits until more than so many messages were sent. Returns those beyond. Cancel-safe.
+    pub async fn sent_beyond(&self, known: usize) -> Vec<Sent> {
+        self.until(|state| state.sent.len() > known).await;
+        self.shared.state().sent[known..].to_vec()
+    }
+
     /// How often a poll came while another was under way.
     pub fn overlaps(&self) -> u64 {
         self.shared.state().overlaps

@@ -275,7 +275,8 @@ impl Imessage {
                 tokio::select! {
                     biased;
                     () = life.stop.cancelled() => return Err(Until::Stop),
-                    () = quieted(&mut quiet) => return Err(Until::Quiet),
+                    // Nor is anything that came after it: it would overtake it, and the cursor pass it.
+                    () = quieted(&mut quiet) => return Err(Until::Behind),
                     () = sleep(after) => {}
                 }
             }

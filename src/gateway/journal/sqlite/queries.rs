@@ -103,6 +103,7 @@ pub(super) fn is_one_statement(query: &Query) -> bool {
     match query {
         Query::Reply(_)
         | Query::Message { .. }
+        | Query::MessageOf(_)
         | Query::RepliesTo(_)
         | Query::RepliesAfter { .. }
         | Query::History(_)
