@@ -1,5 +1,11 @@
 //! The reference gateway from outside: by its public parts, and as a process.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests touch the world")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "tests touch the world"
+)]
 
 mod agent_command;
 mod agent_leash;

@@ -152,7 +152,7 @@ impl Agent for Mind {
                 () = turn.abort.cancelled() => return Err(AgentError::Aborted),
             }
             let outcome = self.outcomes.lock().unwrap().pop_front();
-            outcome.unwrap_or(Ok(Answer { replies: vec![said] }))
+            outcome.unwrap_or_else(|| Ok(Answer { replies: vec![said] }))
         })
     }
 

@@ -199,11 +199,11 @@ impl Inner {
         notice: Option<Value>,
     ) {
         tracing::warn!(%conversation, messages = messages.len(), "dead letters: too old to answer");
-        if let Some(context) = notice {
-            if !self.notify(&conversation, context, TOO_OLD.to_owned()).await {
-                // It stays accepted, and expires again in the next life.
-                return;
-            }
+        if let Some(context) = notice
+            && !self.notify(&conversation, context, TOO_OLD.to_owned()).await
+        {
+            // They stay accepted, and expire again in the next life.
+            return;
         }
         let why = "it was not answered in time";
         for id in messages {
