@@ -253,8 +253,13 @@ impl Storage for Sqlite {
 
 impl Reader for SqliteReader {
     fn read(&mut self, query: &Query) -> Result<Found, StorageError> {
-        // One transaction, so that all parts of an answer are of one moment.
-        let mut find = || queries::find(&*self.connection.transaction()?, query);
+        let mut find = || {
+            if queries::is_one_statement(query) {
+                return queries::find(&self.connection, query);
+            }
+            // One transaction, so that all parts of an answer are of one moment.
+            queries::find(&*self.connection.transaction()?, query)
+        };
         find().map_err(|error| storage_error(&error))
     }
 }

@@ -93,6 +93,24 @@ pub(super) fn find(connection: &Connection, query: &Query) -> rusqlite::Result<F
     }
 }
 
+/// Whether the question is one statement, which sees one moment by itself: a transaction around it
+/// would cost as much as the statement.
+pub(super) fn is_one_statement(query: &Query) -> bool {
+    match query {
+        Query::Reply(_)
+        | Query::Message { .. }
+        | Query::RepliesTo(_)
+        | Query::RepliesAfter { .. }
+        | Query::History(_)
+        | Query::Kept(_) => true,
+        Query::Unfinished
+        | Query::Transcript { .. }
+        | Query::DeadLetters(_)
+        | Query::Latest(_)
+        | Query::Figures => false,
+    }
+}
+
 struct Tables<'a>(&'a Connection);
 
 impl Tables<'_> {
