@@ -74,11 +74,13 @@ async fn each_curl_line_of_the_docs_gets_the_answer_that_stands_below_it() {
 async fn the_python_client_of_the_docs_gets_its_answer_through_a_kill_and_a_new_process() {
     // The agent does not answer until there is somebody to hear it.
     let home = Home::new("");
-    let go = home.path().join("go");
+    let (begun, go) = (home.path().join("begun"), home.path().join("go"));
     let config = |bind: &str| {
         format!(
             "[server]\nbind = \"{bind}\"\n[agent]\nkind = \"command\"\ncommand = [\"sh\", \"-c\", \
-             \"while ! [ -e '{}' ]; do sleep 0.1; done; echo \\\"$LOCKKEEPER_PROMPT, too\\\"\"]\n",
+             \": > '{}'; while ! [ -e '{}' ]; do sleep 0.1; done; \
+             echo \\\"$LOCKKEEPER_PROMPT, too\\\"\"]\n",
+            begun.display(),
             go.display()
         )
     };
@@ -93,7 +95,8 @@ async fn the_python_client_of_the_docs_gets_its_answer_through_a_kill_and_a_new_
         .kill_on_drop(true)
         .output();
     let client = tokio::spawn(client);
-    while gateway.status().await["journal"]["accepted"] != 1 {
+    // Until the agent is at work: a process that is just being forked holds the gateway's lock.
+    while gateway.status().await["journal"]["accepted"] != 1 || !begun.exists() {
         assert!(!client.is_finished(), "{:?}", client.await);
     }
     home.configure(&config(&gateway.address.to_string()));

@@ -37,7 +37,7 @@ async fn on_a_full_disk_messages_are_refused_aloud_what_is_accepted_stays_and_wi
         let told = gateway.head(&format!("/hooks/ci/{id}"), &headers).await;
         assert_eq!(told.status(), 200, "{told:?}");
     }
-    assert!(gateway.said().contains("the journal takes nothing"), "{}", gateway.said());
+    assert!(gateway.said().contains("nothing can be accepted"), "{}", gateway.said());
 
     // Its disk, as it sees it.
     let ballast = home.state().join("ballast");
