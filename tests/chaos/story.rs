@@ -35,6 +35,10 @@ pub(crate) fn told(chaos: &Chaos, figures: &Figures) -> String {
     let _ = writeln!(text, "twice      {twice} answers; the journal sent {} again", figures.resent);
     let (polls, overlaps) = (chaos.telegram.polls(), chaos.telegram.overlaps());
     let _ = writeln!(text, "polls      {polls} of Telegram, {overlaps} at the same time");
+    let log = chaos.world.log(usize::MAX);
+    let drains = log.lines().filter(|line| line.starts_with("done in "));
+    let (whole, cut): (Vec<_>, Vec<_>) = drains.partition(|line| line.contains(": nothing cut"));
+    let _ = writeln!(text, "drains     {} whole, {} over their time", whole.len(), cut.len());
     for (what, count) in chaos.ledger.counters() {
         let _ = writeln!(text, "           {count} {what}");
     }

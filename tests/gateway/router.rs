@@ -587,6 +587,28 @@ async fn what_was_accepted_is_answered_also_while_new_work_is_held_back_for_a_mo
 }
 
 #[tokio::test]
+async fn what_arrives_after_the_seal_of_a_drain_does_not_hold_it_up_and_is_for_the_next_life() {
+    let folder = TempDir::new().unwrap();
+    let life = Life::new(&folder, Config::default());
+    life.mind.held.send_replace(true);
+    let id = life.say("ada", "1", "one").await;
+    life.crash().await;
+    let life = Life::new(&folder, Config::default());
+    life.drain.gate().seal();
+    assert_eq!(life.router.recover().await.unwrap().messages, 1);
+    let let_go = async {
+        while life.router.live() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, let_go).await.expect("nothing of it is in a queue");
+    assert_eq!(life.state(id).await, MessageState::Accepted);
+    life.drain.gate().reopen();
+    life.router.recover().await.unwrap();
+    assert_eq!(life.peer.until_sent(1).await, ["one"]);
+}
+
+#[tokio::test]
 async fn a_session_remembers_and_is_made_shorter_when_it_is_too_long() {
     let folder = TempDir::new().unwrap();
     let mut config = Config::default();

@@ -165,9 +165,14 @@ impl Replay {
         [expiry, slot].into_iter().flatten().min()
     }
 
-    /// Whether a message that is accepted now must wait for older ones of its conversation.
+    /// Whether a message that is accepted now must wait for older ones of its conversation. One whose
+    /// turn has come is held until its action was taken.
     pub fn holds(&self, conversation: &Conversation) -> bool {
-        self.held.contains_key(conversation)
+        let is_its = |action: &Action| match action {
+            Action::Enter(message) => message.inbound.conversation == *conversation,
+            Action::Expire { .. } => false,
+        };
+        self.held.contains_key(conversation) || self.actions.iter().any(is_its)
     }
 
     /// How many messages have not re-entered yet and are not known to be too old.

@@ -90,6 +90,18 @@ fn a_channel_that_fails_again_stops_its_messages_from_entering() {
 }
 
 #[test]
+fn a_message_whose_turn_has_come_is_held_until_its_action_was_taken() {
+    let now = Instant::now();
+    let mut replay = Replay::new(now, wall(), policy(50), [fresh(1, "a", "x")]);
+    replay.handle_event(now, Event::Ready("a".into()));
+    // Whoever is accepted before somebody polls is not to overtake it.
+    assert!(replay.holds(&Conversation::new("a", "x")));
+    assert!(!replay.holds(&Conversation::new("a", "y")));
+    assert!(matches!(replay.poll_action(), Some(Action::Enter(_))));
+    assert!(!replay.holds(&Conversation::new("a", "x")));
+}
+
+#[test]
 fn in_no_second_more_re_enter_than_the_rate_allows() {
     let now = Instant::now();
     let mut replay = Replay::new(now, wall(), policy(50), (1..=220).map(|id| fresh(id, "a", "x")));
