@@ -25,6 +25,7 @@ use crate::{
         Batch, Debouncer, Drain, FollowupQueues, Turn, Window,
         driver::followup::Arrived,
         followup::{Item, Layers, Mode, Overrides, Policy, Settings},
+        gate::GateState,
         run::AbortReason,
     },
     gateway::{
@@ -282,10 +283,14 @@ impl Inner {
         }
     }
 
-    /// A conversation has said something, and is quiet.
+    /// A conversation has said something, and is quiet. It was accepted, and goes on also where new
+    /// work is held back for a moment; after the seal of a drain it is for the next life.
     fn arrive(self: &Arc<Self>, batch: Batch<Arc<Work>>) {
         let bundle = batch.to_vec();
         let Some(first) = bundle.first() else { return };
+        if matches!(self.drain.gate().state(), GateState::Draining | GateState::Closed) {
+            return self.leave(&bundle);
+        }
         let session = first.inbound.conversation.to_string();
         // Without id: the journal knows what is a duplicate, and what comes again on purpose.
         let item = Item::new("", session.clone(), bundle).protected();
