@@ -42,7 +42,10 @@ pub(crate) fn told(chaos: &Chaos, figures: &Figures) -> String {
     for (what, count) in chaos.ledger.counters() {
         let _ = writeln!(text, "           {count} {what}");
     }
-    let _ = write!(text, "journal    {} bytes, {figures:?}", chaos.world.journal_size());
+    let left = figures.accepted + figures.pending + figures.unknown;
+    let dead = figures.dead_messages + figures.dead_replies;
+    let size = chaos.world.journal_size();
+    let _ = write!(text, "journal    {size} bytes, {left} to do, {dead} dead");
     text
 }
 
