@@ -190,7 +190,8 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
     let http = Http::bind(bind, limits).await?;
     let address = http.address();
     let token = match revealed("server.token", config.server.token.as_ref()) {
-        Ok(Some(token)) => Token::chosen(&token, "server.token")?,
+        Ok(Some(token)) => Token::chosen(&token, "server.token")
+            .map_err(|why| StartError::Settings(why.to_string()))?,
         Ok(None) => Token::in_folder(&process.state)?,
         Err(why) => return Err(StartError::Settings(why)),
     };

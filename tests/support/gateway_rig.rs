@@ -20,6 +20,7 @@ use nix::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    join,
     net::TcpStream,
     process::{Child, Command},
     sync::watch,
@@ -33,6 +34,8 @@ pub(crate) const GATEWAY: &str = env!("CARGO_BIN_EXE_lockkeeper-gateway");
 const MARK: &str = "GATEWAY_RIG";
 /// Only a safety net.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long the last words of a process are waited for, where somebody else may go on speaking.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What cannot be awaited, the answers of another process, is asked for so often.
 const AGAIN: Duration = Duration::from_millis(10);
 
@@ -272,6 +275,12 @@ impl Lines {
         (reading, Self(read))
     }
 
+    /// Waits until nothing more can come.
+    async fn end(&self) {
+        let mut lines = self.0.clone();
+        while lines.changed().await.is_ok() {}
+    }
+
     /// All so far.
     pub(crate) fn all(&self) -> Vec<String> {
         self.0.borrow().clone()
@@ -320,12 +329,14 @@ impl Running {
         signal_to(self.pid(), signal);
     }
 
-    /// Waits for its end; -1: by a signal.
+    /// Waits for its end, and for all that it has said; -1: by a signal.
     pub(crate) async fn ended(&mut self) -> i32 {
         let ended = timeout(LIMIT, self.process.wait()).await;
         let Ok(ended) = ended else {
             panic!("it lives on:\n{}", self.logged.all().join("\n"));
         };
+        // A successor has the pipes, too: then there is no end of them.
+        let _ = timeout(LAST_WORDS, async { join!(self.said.end(), self.logged.end()) }).await;
         ended.unwrap().code().unwrap_or(-1)
     }
 

@@ -55,6 +55,15 @@ async fn a_config_that_was_never_good_is_refused_with_78_line_and_key() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_none_is_refused_with_78_and_its_key() {
+    let mut gateway = GatewayRig::new().config("server.token = \"short\"").launch_bare();
+    assert_eq!(gateway.ended().await, 78);
+    let told = gateway.logged.all().join("\n");
+    assert!(told.contains("server.token"), "{told}");
+    assert!(!told.contains("short\""), "{told}");
+}
+
+#[tokio::test]
 async fn an_agent_that_lacks_a_setting_is_refused_with_78_and_its_key() {
     let mut gateway = GatewayRig::new().config("agent.kind = \"openai\"").launch_bare();
     assert_eq!(gateway.ended().await, 78);
