@@ -27,6 +27,9 @@ const RESTARTS: usize = 10;
 /// Before and after each of them, for clients to settle; a child that lived for longer than
 /// [`CRASH_LOOP`](crate::gateway::CRASH_LOOP) has not crashed again, but once.
 const SETTLED: Duration = Duration::from_millis(1500);
+/// Between an answer and the next message: time for the agent to have no work in flight. It is a
+/// part of what is told.
+const PACE: Duration = Duration::from_millis(10);
 /// Between two tries of a client.
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -115,6 +118,7 @@ async fn posting(address: SocketAddr, stop: Arc<AtomicBool>) -> Duration {
             let now = Instant::now();
             longest = gap(longest, last.replace(now), now, is_first);
             is_first = false;
+            sleep(PACE).await;
         }
         sleep(AGAIN).await;
     }
@@ -135,6 +139,7 @@ async fn saying(address: SocketAddr, token: String, stop: Arc<AtomicBool>) -> Du
             let now = Instant::now();
             longest = gap(longest, last.replace(now), now, is_first);
             is_first = false;
+            sleep(PACE).await;
         }
         sleep(AGAIN).await;
     }
