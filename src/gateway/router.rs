@@ -117,7 +117,14 @@ struct Live {
 /// One at a time through the journal, for each conversation: so that its messages are numbered, and
 /// answered, in the order in which they came.
 #[derive(Default)]
-struct Doors(Mutex<HashMap<Conversation, Arc<AsyncMutex<()>>>>);
+struct Doors(Mutex<DoorsByName>);
+
+#[derive(Default)]
+struct DoorsByName {
+    of: HashMap<Conversation, Arc<AsyncMutex<()>>>,
+    /// With more than so many, those of nobody who waits are forgotten.
+    most: usize,
+}
 
 impl Router {
     /// Without channels: see [`Self::deliver_by`]. To be called in a tokio runtime.
@@ -409,17 +416,19 @@ impl Doors {
     async fn enter(&self, conversation: &Conversation) -> OwnedMutexGuard<()> {
         let door = {
             let mut doors = lock(&self.0);
-            if doors.len() >= FORGET_DOORS {
-                doors.retain(|_, door| Arc::strong_count(door) > 1);
+            if doors.of.len() > doors.most {
+                doors.of.retain(|_, door| Arc::strong_count(door) > 1);
+                // Not at each entry again, where so many are in use.
+                doors.most = (2 * doors.of.len()).max(FEW_DOORS);
             }
-            Arc::clone(doors.entry(conversation.clone()).or_default())
+            Arc::clone(doors.of.entry(conversation.clone()).or_default())
         };
         door.lock_owned().await
     }
 }
 
-/// When this many conversations have a door, those of nobody who waits are forgotten.
-const FORGET_DOORS: usize = 1024;
+/// So many doors are kept, whether anybody waits or not.
+const FEW_DOORS: usize = 1024;
 
 /// What no gateway would take.
 fn check(inbound: &Inbound) -> Result<(), NotAccepted> {
