@@ -324,24 +324,12 @@ async fn build(process: &Arc<Process>, life: Life) -> Result<Gateway, StartError
     }
     tracing::info!(%address, generation = life.generation(), iteration = life.iteration(), "serving");
     let process = Arc::clone(process);
-    Ok(Gateway {
-        probes,
-        events,
-        serving,
-        assembly,
-        roster,
-        router,
-        journal,
-        tasks,
-        reload,
-        process,
-    })
+    Ok(Gateway { probes, serving, assembly, roster, router, journal, tasks, reload, process })
 }
 
 /// A gateway that serves.
 struct Gateway {
     probes: Probes,
-    events: Events,
     serving: Serving,
     assembly: Assembly,
     roster: Roster,
@@ -379,7 +367,6 @@ impl Server for Gateway {
         router.close();
         *lock(&self.process.told) = None;
         journal.close().await;
-        drop(self.events);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
             storage::{DeadLetterId, StorageError, StoredMessage, StoredReply},
         },
         launch::Launch,
+        message::Conversation,
         serve,
     },
     protocol::exit,
@@ -218,41 +219,33 @@ fn millis(at: SystemTime) -> u64 {
 
 /// The newest last, as a terminal is read.
 fn shown((messages, replies): &Entries) -> String {
-    let mut lines: Vec<(SystemTime, String)> = Vec::new();
-    for message in messages {
-        let state = json!(message.state);
-        lines.push((
-            message.at,
-            format!(
-                "m{:<7} {:<9} {:<24} {}{}",
-                message.id.0,
-                state.as_str().unwrap_or_default(),
-                message.inbound.conversation.to_string(),
-                one_line(&message.inbound.text),
-                note(message.note.as_deref()),
-            ),
-        ));
-    }
-    for reply in replies {
-        let state = json!(reply.state);
-        lines.push((
-            reply.at,
-            format!(
-                "r{:<7} {:<9} {:<24} {}{}",
-                reply.id.0,
-                state.as_str().unwrap_or_default(),
-                reply.conversation.to_string(),
-                one_line(&reply.text),
-                note(reply.note.as_deref()),
-            ),
-        ));
-    }
+    let of_messages = messages.iter().map(|it| {
+        let id = DeadLetterId::Message(it.id);
+        let said = (it.inbound.text.as_str(), it.note.as_deref());
+        (it.at, line(id, json!(it.state), &it.inbound.conversation, said))
+    });
+    let of_replies = replies.iter().map(|it| {
+        let said = (it.text.as_str(), it.note.as_deref());
+        (it.at, line(DeadLetterId::Reply(it.id), json!(it.state), &it.conversation, said))
+    });
+    let mut lines: Vec<(SystemTime, String)> = of_messages.chain(of_replies).collect();
     lines.sort_by_key(|(at, _)| *at);
     let mut text = String::new();
     for (_, line) in lines {
         let _ = writeln!(text, "{line}");
     }
     if text.is_empty() { "nothing".to_owned() } else { text }
+}
+
+fn line(
+    id: DeadLetterId,
+    state: Value,
+    conversation: &Conversation,
+    (text, why): (&str, Option<&str>),
+) -> String {
+    let (id, state) = (id.to_string(), state.as_str().unwrap_or_default());
+    let conversation = conversation.to_string();
+    format!("{id:<8} {state:<9} {conversation:<24} {}{}", one_line(text), note(why))
 }
 
 /// How much of a text a line shows.
