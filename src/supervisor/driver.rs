@@ -17,6 +17,7 @@ mod acts;
 mod child;
 mod environment;
 mod hooks;
+mod memory;
 mod orphan;
 mod requests;
 mod story;
@@ -73,6 +74,7 @@ use self::{
 use super::{
     event::{Action, Event},
     ledger::{Entry, History},
+    limit::Memory,
     machine::Supervisor,
     state::State,
 };
@@ -147,6 +149,8 @@ enum Report {
     Ready { generation: u64 },
     /// A probe that had been answered is not answered any more.
     Reloading { generation: u64 },
+    /// The port was asked for a sign of life.
+    Heart { generation: u64, beats: bool },
     /// A successor waits, or cannot be prepared.
     Staged { generation: u64, pid: u32, staged: Result<Stage, StageError> },
     /// A successor became the command, or did not.
@@ -246,6 +250,13 @@ struct Driver {
     /// What the child last said of itself.
     says: Option<String>,
     drain: Option<DrainProgress>,
+    /// It has come further since it last got more time.
+    has_progressed: bool,
+    /// The present child was started in safe mode.
+    safe_mode: bool,
+    /// What is written down for the next supervisor.
+    remembered: Memory,
+    state_dir: PathBuf,
     /// Datagrams that were dropped.
     complaints: Throttle,
     /// Requests that were refused.
@@ -302,11 +313,14 @@ impl Driver {
         for note in &effective.notes {
             tracing::info!("{note}");
         }
+        let mut machine = Supervisor::new(policy, fastrand::u64(..));
+        let remembered = memory::recall(&state_dir);
+        machine.recall(remembered.clone(), clock::boot_now());
         Ok(Self {
             name,
             started_ms: clock::wall_ms(),
             salt: fastrand::u128(..),
-            machine: Supervisor::new(policy, fastrand::u64(..)),
+            machine,
             scheduler,
             grants,
             asked: None,
@@ -325,6 +339,10 @@ impl Driver {
             ready_owed: None,
             says: None,
             drain: None,
+            has_progressed: false,
+            safe_mode: false,
+            remembered,
+            state_dir,
             complaints: Throttle::default(),
             denials: Throttle::default(),
             reports,
@@ -400,7 +418,10 @@ impl Driver {
         }
         self.scheduler.handle_timeout(now);
         if let Some((at, period)) = self.watchdog.filter(|(at, _)| *at <= now) {
-            self.upstream.watchdog();
+            // A service that hangs with its child is the manager's to end.
+            if self.machine.is_heart_fresh() {
+                self.upstream.watchdog();
+            }
             // From now on, after a sleep of the machine: not once for each period that was missed.
             self.watchdog = Some((now.max(at) + period, period));
         }
@@ -441,6 +462,7 @@ impl Driver {
         self.story.write();
         let command = &self.effective.settings.command;
         self.processes.record_child(self.machine.generation(), command);
+        self.remember();
         None
     }
 
@@ -453,6 +475,14 @@ impl Driver {
             Report::Reloading { generation } => {
                 self.machine.handle_event(now, Event::ReloadingSeen { generation });
             }
+            Report::Heart { generation, beats } => self.machine.handle_event(
+                now,
+                if beats {
+                    Event::HeartSeen { generation }
+                } else {
+                    Event::HeartMissed { generation }
+                },
+            ),
             // Of the very process that is being prepared: one that was given up may speak late.
             Report::Staged { generation, pid, staged } if self.processes.is_staging(pid) => {
                 self.on_staged(generation, staged);
