@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::settings::Settings;
+use super::{layers::one_line, settings::Settings};
 use crate::protocol::{env, signal::Signal};
 use crate::units::Timespan;
 
@@ -156,7 +156,8 @@ fn environment(settings: &Settings) -> Option<Violation> {
 
 fn violation(keys: &[&str], problem: impl Into<String>) -> Violation {
     let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-    Violation { keys, problem: problem.into() }
+    // It may quote a name of the operator's.
+    Violation { keys, problem: one_line(&problem.into()) }
 }
 
 #[cfg(test)]
@@ -209,6 +210,13 @@ mod tests {
         let violation = check(&settings).unwrap_err();
         assert_eq!(violation.keys, ["exit.park", "exit.restart"]);
         assert_eq!(violation.problem, "79 stands in exit.restart too; a code has one meaning");
+    }
+
+    #[test]
+    fn a_name_that_is_quoted_opens_no_line_of_its_own() {
+        let text = "env.remove = [\"A\\r\\u001b[31m\", \"A\\r\\u001b[31m\"]";
+        let violation = check(&toml::from_str(text).unwrap()).unwrap_err();
+        assert_eq!(violation.problem, r"A\r\u{1b}[31m stands there twice");
     }
 
     #[test]

@@ -237,12 +237,17 @@ impl Rig {
     fn surround(&self, command: &mut Command) {
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.env("HOME", self.path("")).env("PROBE_REPORT", self.path("report"));
+        // Else `scripts/coverage` would not see what the supervisor does.
+        command.envs(std::env::var_os(PROFILE).map(|file| (PROFILE, file)));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(uid) = self.user {
             command.uid(uid);
         }
     }
 }
+
+/// Where an instrumented program writes what of it was run.
+const PROFILE: &str = "LLVM_PROFILE_FILE";
 
 fn new_owner() -> String {
     static STARTED: AtomicUsize = AtomicUsize::new(0);
