@@ -349,6 +349,9 @@ impl Driver {
             return false;
         }
         match pid {
+            // Not waited for yet, so the number is its own. Others cannot be looked up while we
+            // have no descriptor to spare, and `READY=1` is said once.
+            Some(pid) if self.processes.leader_pid() == Some(pid) => true,
             Some(pid) if tree::exists(pid) => self.processes.owns(pid),
             // Gone already (`systemd-notify` is quick): it counts by the nonce alone.
             Some(_) | None => proof == Some(true),
