@@ -18,6 +18,7 @@ mod child;
 mod environment;
 mod hooks;
 mod orphan;
+mod place;
 mod requests;
 mod story;
 mod throttle;
@@ -66,6 +67,7 @@ use self::{
     child::{Processes, Rest},
     environment::Environment,
     hooks::Hooks,
+    place::Place,
     requests::Asked,
     story::{Story, seconds},
     throttle::Throttle,
@@ -254,6 +256,7 @@ struct Driver {
     denials: Throttle,
     reports: mpsc::Receiver<Report>,
     lock: GatewayLock,
+    place: Place,
     /// How much was heard since a deadline passed that was not seen to yet.
     heard_late: u32,
 }
@@ -334,6 +337,7 @@ impl Driver {
             reports,
             effective,
             lock,
+            place: Place::of(&state_dir),
             heard_late: 0,
         })
     }
@@ -444,8 +448,10 @@ impl Driver {
             if let Some(action) = self.scheduler.poll_action() {
                 self.on_scheduled(action);
             } else if let Some(action) = self.machine.poll_action() {
-                if let Action::Exit { code } = action {
-                    return Some(code);
+                match action {
+                    Action::Exit { code } => return Some(code),
+                    Action::Spawn { .. } if !self.keep_place() => return Some(exit::UNAVAILABLE),
+                    _ => {}
                 }
                 self.act(action);
             } else {
@@ -551,7 +557,9 @@ impl Driver {
         // The last words on each connection: how a restart or a stop that was waited for ended.
         self.story.drop_waiting();
         // Who hears them may start the next supervisor at once: its place is free before.
-        self.processes.remove_sockets();
+        if self.place.is_ours() {
+            self.processes.remove_sockets();
+        }
         drop(self.processes);
         drop(self.lock);
         self.control.close().await;

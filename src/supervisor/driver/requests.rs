@@ -67,6 +67,7 @@ impl Driver {
         } else if signal == restart.in_process_signal {
             self.on_restart_signal(&received, Mode::InProcess);
         } else if signal == Signal::Hup {
+            self.keep_place();
             tracing::info!(
                 "SIGHUP by {}: the settings are read at the start; to apply them, start anew",
                 sender(&received)
