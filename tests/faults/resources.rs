@@ -1,15 +1,19 @@
 //! Nothing to be had: descriptors, memory, processes, room on the disk.
 
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
 
 use lockkeeper::protocol::signal::Signal;
 
 use crate::{
     is_well,
-    support::{OBEDIENT, Rig, Supervisor},
+    support::{OBEDIENT, Peer, Rig, Supervisor},
 };
 
-const PATIENT: &str = "[restart]\ncooldown = '0s'\n[backoff]\nstep = '1ms'\nmax = '5ms'\n";
+const PATIENT: &str =
+    "[restart]\ncooldown = '0s'\n[backoff]\nstep = '1ms'\nmax = '5ms'\n[limit]\nburst = 1000\n";
 /// What a disk can say.
 const DISK: [&str; 6] = ["EIO", "ENOSPC", "EDQUOT", "EROFS", "ENOMEM", "EMFILE"];
 
@@ -28,48 +32,71 @@ fn failing(file: &str, calls: &str, error: &str) -> Rig {
 const STRACE: [&str; 5] = ["strace", "-DDD", "-qq", "-o", "/dev/null"];
 
 #[test]
-fn a_ledger_that_the_disk_refuses_costs_its_lines_and_is_told_once() {
-    for error in DISK {
-        for calls in ["write", OPEN] {
-            let mut gateway = failing("ledger.jsonl", calls, error).start();
-            is_well(&gateway);
-            assert_eq!(gateway.stop(), 0, "{calls}: {error}");
-            assert_eq!(gateway.log().count("warning: ledger: "), 1, "{calls}: {error}");
-            assert_eq!(gateway.why().len(), 0, "{calls}: {error}");
-        }
+fn a_ledger_that_the_disk_refuses_costs_its_lines_and_is_told_once_each_time() {
+    let mut gateway = Rig::new().config(PATIENT).child(OBEDIENT).start();
+    let mut child = gateway.next_child();
+    let calls = ["write", OPEN].into_iter().cycle();
+    let follow = |child: Peer| {
+        child.done("notify READY=1");
+        child.say("exit 3");
+        gateway.next_child()
+    };
+    for (round, (error, calls)) in DISK.into_iter().zip(calls).enumerate() {
+        let broken = Injected::into(&gateway, "ledger.jsonl", calls, error);
+        child = follow(follow(child));
+        gateway.expect_log("warning: ledger: ");
+        drop(broken);
+        child = follow(child);
+        gateway.until_why(|incidents| incidents.len() > round);
     }
+    assert_eq!(gateway.log().count("warning: ledger: "), DISK.len());
+    child.done("notify READY=1");
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_child_that_cannot_be_recorded_is_supervised_all_the_same() {
+    let mut gateway = Rig::new().config(PATIENT).child(OBEDIENT).start();
+    for error in DISK {
+        let child = gateway.next_child();
+        child.done("notify READY=1");
+        let _broken = Injected::into(&gateway, "gateway.child.lock", "pwrite64,ftruncate", error);
+        child.say("exit 3");
+    }
+    let last = gateway.next_child();
+    gateway.kill9();
+    let mut next = gateway.rig().start();
+    next.next_child();
+    assert!(!last.is_alive(), "the next supervisor knows it by the lock that it holds");
+    assert_eq!(next.stop(), 0);
 }
 
 #[test]
 fn a_lock_that_cannot_be_written_to_is_still_a_lock() {
-    for (error, file) in DISK.into_iter().zip(["gateway.lock", "gateway.child.lock"].repeat(3)) {
-        let rig = failing(file, "pwrite64,ftruncate", error);
-        let mut gateway = rig.start();
-        is_well(&gateway);
-        assert_eq!(rig.clone().through([""; 0]).start().wait(), 69, "{file}: {error}");
-        assert_eq!(gateway.stop(), 0, "{file}: {error}");
-    }
+    let rig = failing("gateway.lock", "pwrite64,ftruncate", "ENOSPC");
+    let mut gateway = rig.start();
+    gateway.next_child().done("notify READY=1");
+    let mut second = rig.clone().through([""; 0]).start();
+    assert_eq!(second.wait(), 69);
+    second.expect_log(&gateway.pid().to_string());
+    assert_eq!(gateway.stop(), 0);
 }
 
 #[test]
 fn a_lock_that_cannot_be_had_is_73_and_names_its_path() {
-    for (file, calls) in
-        [("gateway.lock", OPEN), ("gateway.lock", "flock"), ("gateway.child.lock", OPEN)]
-    {
-        for error in DISK {
-            is_refused(&failing(file, calls, error), file, error);
-        }
+    let locks = [("gateway.lock", OPEN), ("gateway.lock", "flock"), ("gateway.child.lock", OPEN)];
+    for ((file, calls), error) in locks.into_iter().cycle().zip(DISK) {
+        is_refused(&failing(file, calls, error), file, error);
     }
 }
 
 #[test]
 fn a_socket_that_cannot_be_had_is_73_and_names_its_path() {
-    for (nth, file) in [(1, "notify.sock"), (2, "control.sock")] {
-        for error in DISK {
-            let inject = format!("inject=bind:error={error}:when={nth}");
-            let strace = STRACE.into_iter().chain(["-e", &inject]);
-            is_refused(&Rig::new().child(OBEDIENT).through(strace), file, error);
-        }
+    let sockets = [(1, "notify.sock"), (2, "control.sock")];
+    for ((nth, file), error) in sockets.into_iter().cycle().zip(DISK) {
+        let inject = format!("inject=bind:error={error}:when={nth}");
+        let strace = STRACE.into_iter().chain(["-e", &inject]);
+        is_refused(&Rig::new().child(OBEDIENT).through(strace), file, error);
     }
 }
 
@@ -129,7 +156,7 @@ fn without_a_free_descriptor_a_child_is_kept_and_one_that_crashes_is_followed() 
 #[test]
 fn with_few_descriptors_a_start_works_or_is_refused_with_the_reason() {
     let mut started = 0;
-    for limit in 8..28 {
+    for limit in [8, 10, 12, 14, 16, 20, 24, 28] {
         let rig = Rig::new().child(["exit 0"]);
         let mut gateway = rig.through(["prlimit", &format!("--nofile={limit}")]).start();
         match gateway.wait() {
@@ -149,7 +176,7 @@ fn without_memory_for_a_process_the_child_serves_and_a_crash_is_made_good_later(
         let mut gateway = Rig::new().config(PATIENT).child(OBEDIENT).start();
         let child = gateway.next_child();
         gateway.until(|status| status.state == "ready");
-        let short = Injected::into(&gateway, &format!("inject={calls}:error=ENOMEM"));
+        let short = Injected::into(&gateway, "", calls, "ENOMEM");
         gateway.signal(Signal::Usr1);
         gateway.expect_log("the successor cannot be prepared");
         assert!(child.is_alive());
@@ -164,20 +191,24 @@ fn without_memory_for_a_process_the_child_serves_and_a_crash_is_made_good_later(
 }
 
 /// A running supervisor whose system calls fail until this is dropped.
-struct Injected(std::process::Child);
+struct Injected(Child);
 
 impl Injected {
-    fn into(gateway: &Supervisor, inject: &str) -> Self {
-        use std::io::{BufRead, BufReader};
-        let mut strace = Command::new("strace")
-            .args(["-o", "/dev/null", "-e", inject, "-p", &gateway.pid().to_string()])
-            .stderr(std::process::Stdio::piped())
+    /// Of those on one file of the state folder, or of all.
+    fn into(gateway: &Supervisor, file: &str, calls: &str, error: &str) -> Self {
+        let mut strace = Command::new("strace");
+        if !file.is_empty() {
+            strace.arg("-P").arg(gateway.rig().state().join(file));
+        }
+        let mut strace = strace
+            .args(["-o", "/dev/null", "-e", &format!("inject={calls}:error={error}")])
+            .args(["-p", &gateway.pid().to_string()])
+            .stderr(Stdio::piped())
             .spawn()
             .expect("strace");
-        let said = strace.stderr.take().expect("it was asked for");
-        let mut line = String::new();
-        BufReader::new(said).read_line(&mut line).expect("it says when it is there");
-        assert!(line.contains("attached"), "{line}");
+        let said = BufReader::new(strace.stderr.take().expect("it was asked for"));
+        let attached = said.lines().map_while(Result::ok).any(|line| line.contains("attached"));
+        assert!(attached, "strace may not attach");
         Self(strace)
     }
 }
