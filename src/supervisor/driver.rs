@@ -19,6 +19,7 @@ mod environment;
 mod hooks;
 mod memory;
 mod orphan;
+mod place;
 mod requests;
 mod story;
 mod throttle;
@@ -67,6 +68,7 @@ use self::{
     child::{Processes, Rest},
     environment::Environment,
     hooks::Hooks,
+    place::Place,
     requests::Asked,
     story::{Story, seconds},
     throttle::Throttle,
@@ -88,6 +90,8 @@ pub const NOTIFY_SOCKET: &str = "notify.sock";
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 /// As many datagrams are read before the dead are reaped: a flood must not keep us from it.
 const MAX_LAST_WORDS: u32 = 64;
+/// As many events are taken in before a deadline that has passed: neither must it wait for ever.
+const MAX_HEARD_LATE: u32 = 64;
 /// How long the supervisor stays, at most, for what it has killed as its last act.
 const BURIAL: Duration = Duration::from_secs(1);
 /// How long the lock of a holder that is dead may take to come free.
@@ -263,6 +267,9 @@ struct Driver {
     denials: Throttle,
     reports: mpsc::Receiver<Report>,
     lock: GatewayLock,
+    place: Place,
+    /// How much was heard since a deadline passed that was not seen to yet.
+    heard_late: u32,
 }
 
 impl Driver {
@@ -348,6 +355,8 @@ impl Driver {
             reports,
             effective,
             lock,
+            place: Place::of(&state_dir),
+            heard_late: 0,
         })
     }
 
@@ -390,6 +399,7 @@ impl Driver {
             self.ready_owed.map(|(at, _)| at),
         ];
         let deadline = deadline.into_iter().flatten().min();
+        let mut has_heard = true;
         tokio::select! {
             biased;
             received = self.signals.next() => {
@@ -409,10 +419,18 @@ impl Driver {
                 Outside::Datagram(received) => self.on_datagram(received),
                 Outside::Request(incoming) => self.on_request(incoming),
             },
-            () = sleep_until(deadline) => {}
+            () = sleep_until(deadline) => has_heard = false,
         }
         // The clock decides and not the sleep, which may be late or have been overtaken.
         let now = clock::now();
+        // We may be late ourselves, after a SIGSTOP or on a busy machine. What waits to be heard
+        // then came in time, mostly: a child that was ready must not be ended for our lateness.
+        let is_late = deadline.is_some_and(|at| at <= now);
+        if has_heard && is_late && self.heard_late < MAX_HEARD_LATE {
+            self.heard_late += 1;
+            return;
+        }
+        self.heard_late = 0;
         if self.machine.poll_timeout().is_some_and(|at| at <= now) {
             self.machine.handle_timeout(now);
         }
@@ -451,8 +469,10 @@ impl Driver {
             if let Some(action) = self.scheduler.poll_action() {
                 self.on_scheduled(action);
             } else if let Some(action) = self.machine.poll_action() {
-                if let Action::Exit { code } = action {
-                    return Some(code);
+                match action {
+                    Action::Exit { code } => return Some(code),
+                    Action::Spawn { .. } if !self.keep_place() => return Some(exit::UNAVAILABLE),
+                    _ => {}
                 }
                 self.act(action);
             } else {
@@ -567,7 +587,9 @@ impl Driver {
         // The last words on each connection: how a restart or a stop that was waited for ended.
         self.story.drop_waiting();
         // Who hears them may start the next supervisor at once: its place is free before.
-        self.processes.remove_sockets();
+        if self.place.is_ours() {
+            self.processes.remove_sockets();
+        }
         drop(self.processes);
         drop(self.lock);
         self.control.close().await;
@@ -578,7 +600,11 @@ impl Driver {
 
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+        Some(at) => {
+            tokio::time::sleep_until(at.into()).await;
+            // The runtime may have looked at the clock alone: once more, for what else there is.
+            tokio::task::yield_now().await;
+        }
         None => std::future::pending().await,
     }
 }

@@ -67,6 +67,7 @@ impl Driver {
         } else if signal == restart.in_process_signal {
             self.on_restart_signal(&received, Mode::InProcess);
         } else if signal == Signal::Hup {
+            self.keep_place();
             tracing::info!(
                 "SIGHUP by {}: the settings are read at the start; to apply them, start anew",
                 sender(&received)
@@ -349,6 +350,9 @@ impl Driver {
             return false;
         }
         match pid {
+            // Not waited for yet, so the number is its own. Others cannot be looked up while we
+            // have no descriptor to spare, and `READY=1` is said once.
+            Some(pid) if self.processes.leader_pid() == Some(pid) => true,
             Some(pid) if tree::exists(pid) => self.processes.owns(pid),
             // Gone already (`systemd-notify` is quick): it counts by the nonce alone.
             Some(_) | None => proof == Some(true),
