@@ -166,7 +166,8 @@ fn look(settings: &Settings, environment: &Environment) -> Found {
     }
     if invocation.prefix.is_none() {
         notes.push(
-            "no openclaw is seen in the command; exit.judge and exit.recover stay empty".to_owned(),
+            "no openclaw is seen in the command; exit.judge and recovery.command stay empty"
+                .to_owned(),
         );
     }
     let path = invocation.config_path(var);

@@ -36,7 +36,7 @@ fn commands(settings: &Settings) -> Option<Violation> {
         ("command", &settings.command),
         ("restart.check", &settings.restart.check),
         ("exit.judge", &settings.exit.judge),
-        ("exit.recover", &settings.exit.recover),
+        ("recovery.command", &settings.recovery.command),
     ];
     commands.into_iter().find_map(|(key, words)| {
         if words.first().is_some_and(String::is_empty) {
@@ -70,12 +70,14 @@ fn signals(settings: &Settings) -> Option<Violation> {
 }
 
 fn durations(settings: &Settings) -> Option<Violation> {
-    let Settings { ready, restart, exit, backoff, limit, .. } = settings;
-    let must_be_some: [(&str, Timespan); 7] = [
+    let Settings { ready, restart, exit, backoff, limit, recovery, watchdog, .. } = settings;
+    let must_be_some: [(&str, Timespan); 9] = [
         ("ready.timeout", ready.timeout),
         ("restart.check_timeout", restart.check_timeout),
         ("exit.judge_timeout", exit.judge_timeout),
-        ("exit.recover_timeout", exit.recover_timeout),
+        ("recovery.timeout", recovery.timeout),
+        ("recovery.window", recovery.window),
+        ("watchdog.interval", watchdog.interval),
         ("backoff.reset_after", backoff.reset_after),
         ("limit.interval", limit.interval),
         ("limit.retry", limit.retry),
