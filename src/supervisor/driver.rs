@@ -349,13 +349,13 @@ impl Driver {
             has_progressed: false,
             safe_mode: false,
             remembered,
+            place: Place::of(&state_dir),
             state_dir,
             complaints: Throttle::default(),
             denials: Throttle::default(),
             reports,
             effective,
             lock,
-            place: Place::of(&state_dir),
             heard_late: 0,
         })
     }
