@@ -353,7 +353,6 @@ impl Driver {
             reports,
             effective,
             lock,
-            place: Place::of(&state_dir),
             heard_late: 0,
         })
     }
