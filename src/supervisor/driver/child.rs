@@ -28,6 +28,7 @@ use crate::{
         signals,
         stage::{self, Stage},
         tree::{self, Member},
+        whereabouts::{self, Found},
     },
 };
 
@@ -498,15 +499,21 @@ impl Processes {
         self.members().iter().all(Member::is_dead)
     }
 
-    /// Signals what is left of the tree. True: nothing is left.
-    pub(super) fn sweep(&self, signal: Signal) -> bool {
+    /// Where the leader and the others of the tree are at this moment.
+    pub(super) fn whereabouts(&self) -> Found {
+        whereabouts::of_tree(self.leader_pid(), &self.members())
+    }
+
+    /// Signals what is left of the tree. Gives where it was before that; `None`: nothing is left.
+    pub(super) fn sweep(&self, signal: Signal) -> Option<Found> {
         if self.peek() == Peek::NoChildren {
-            return true;
+            return None;
         }
         let left: Vec<_> = self.members().into_iter().filter(|m| !m.is_dead()).collect();
         if left.is_empty() {
-            return true;
+            return None;
         }
+        let found = whereabouts::of_tree(None, &left);
         let mut names: Vec<_> = left
             .iter()
             .take(NAMED)
@@ -517,7 +524,7 @@ impl Processes {
         }
         tracing::info!("left behind by the child, {signal} to: {}", names.join(", "));
         tree::signal_members(&left, signal);
-        false
+        Some(found)
     }
 
     /// A process of ours that is no part of the tree.
@@ -544,9 +551,9 @@ impl Processes {
         !locked || !orphan::find(&self.child_lock).is_empty()
     }
 
-    /// The first call asks the leader; each later one strikes all.
-    pub(super) fn evict(&mut self, signal: Signal) {
-        orphan::signal(&self.child_lock, signal, self.eviction.is_some());
+    /// The first call asks the leader; each later one strikes all. Gives where they were before.
+    pub(super) fn evict(&mut self, signal: Signal) -> Found {
+        let found = orphan::signal(&self.child_lock, signal, self.eviction.is_some());
         if self.eviction.is_none() {
             let gone = orphan::gone(Arc::clone(&self.child_lock));
             let reporter = self.reporter.clone();
@@ -556,6 +563,7 @@ impl Processes {
             });
             self.eviction = Some(task.abort_handle());
         }
+        found
     }
 }
 

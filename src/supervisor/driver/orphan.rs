@@ -9,7 +9,13 @@ use std::{collections::HashSet, ffi::OsStr, sync::Arc, time::Duration};
 
 use crate::{
     protocol::{env, signal::Signal},
-    sys::{clock, exit_watch, lock::ChildLock, process_id::ProcessId, signals, tree},
+    sys::{
+        clock, exit_watch,
+        lock::ChildLock,
+        process_id::ProcessId,
+        signals, tree,
+        whereabouts::{self, Found},
+    },
 };
 
 /// After so long an orphan is looked at again that cannot be watched.
@@ -47,8 +53,9 @@ fn ancestors() -> Vec<u32> {
     line
 }
 
-/// Sends a signal of the ladder: the first one to the leader, the harder ones to all.
-pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) {
+/// Sends a signal of the ladder: the first one to the leader, the harder ones to all. Gives where
+/// they were before that.
+pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) -> Found {
     let found = find(lock);
     // Not one that is above us: it is not among those found.
     let leader = recorded(lock).filter(|id| !to_all && found.contains(id));
@@ -56,6 +63,7 @@ pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) {
         Some(leader) => vec![leader],
         None => found.into_iter().collect(),
     };
+    let whereabouts = whereabouts::of(&targets.iter().map(|id| id.pid).collect::<Vec<_>>());
     let pids: Vec<_> = targets.iter().map(|id| id.pid.to_string()).collect();
     tracing::warn!(
         "an earlier supervisor's child still lives, {signal} to pid {}",
@@ -66,6 +74,7 @@ pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) {
             tracing::debug!("{signal} to pid {}: {error}", id.pid);
         }
     }
+    whereabouts
 }
 
 /// Resolves when nothing is left of it and the child lock is ours. Cancel-safe.

@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-use super::{Driver, EXTEND_BY, command_of};
+use super::{Driver, EXTEND_BY, command_of, story};
 
 /// The restart that opened the scheduler's slot.
 #[derive(Clone, Copy, Debug)]
@@ -360,7 +360,10 @@ impl Driver {
         let generation = self.machine.generation();
         if let Some(text) = &said.status {
             self.says = Some(text.clone());
-            self.upstream.status(&format!("generation {generation}: {text}"));
+            // Of a drain we tell ourselves, from what it tells of its progress.
+            if !matches!(self.machine.state(), State::Draining(_)) || self.drain.is_none() {
+                self.upstream.status(&format!("generation {generation}: {text}"));
+            }
         }
         if let Some(main) = said.main_pid
             && !self.processes.set_main(main)
@@ -379,13 +382,17 @@ impl Driver {
         if let Some(drain) = &said.drain {
             let further = self.drain.as_ref().is_none_or(|before| drain.is_further_than(before));
             if further {
-                self.story.progress(drain.clone());
+                self.story.progress(now, drain.clone());
                 if self.machine.is_stopping() {
                     // Only for real progress: a stuck drain still dies by the manager's hand.
                     self.upstream.extend_timeout(EXTEND_BY);
                 }
             }
-            self.drain = Some(drain.clone());
+            let told = story::told_drain(generation, drain);
+            let before = self.drain.replace(drain.clone());
+            if before.is_none_or(|before| story::told_drain(generation, &before) != told) {
+                self.upstream.status(&told);
+            }
         }
         if let Some(reason) = &said.restart {
             let by = Requester {
