@@ -68,6 +68,7 @@ use self::{
     child::{Processes, Rest},
     environment::Environment,
     hooks::Hooks,
+    orphan::Outlived,
     place::Place,
     requests::Asked,
     story::{Story, seconds},
@@ -348,6 +349,7 @@ impl Driver {
             has_progressed: false,
             safe_mode: false,
             remembered,
+            place: Place::of(&state_dir),
             complaints: Throttle::default(),
             denials: Throttle::default(),
             reports,
@@ -361,7 +363,11 @@ impl Driver {
         if self.has_stop_waiting().await {
             return self.leave(exit::OK).await;
         }
-        let orphan = self.processes.has_orphan();
+        let outlived = self.processes.find_orphan();
+        let orphan = outlived.is_some();
+        if let Some(Outlived { pid, signs }) = outlived {
+            self.story.record(Entry::OrphanFound { pid, signs });
+        }
         self.machine.handle_event(clock::now(), Event::Started { orphan });
         loop {
             if let Some(code) = self.carry_out() {
@@ -524,6 +530,7 @@ impl Driver {
             Report::HookEnded { pid, exit, output } => self.on_hook_ended(pid, exit, &output),
             Report::OrphanGone => {
                 tracing::info!("nothing is left of the earlier supervisor's child");
+                self.story.record(Entry::OrphanGone);
                 self.machine.handle_event(now, Event::OrphanGone);
             }
         }

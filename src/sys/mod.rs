@@ -13,6 +13,8 @@ pub mod hook;
 pub mod last_resort;
 #[cfg(feature = "supervisor")]
 pub mod ledger_file;
+#[cfg(feature = "supervisor")]
+pub mod ledger_tail;
 pub mod lock;
 #[cfg(feature = "supervisor")]
 pub mod memory_file;
@@ -39,3 +41,5 @@ pub mod successor;
 pub mod tree;
 #[cfg(feature = "supervisor")]
 pub mod upstream;
+#[cfg(feature = "supervisor")]
+pub mod whereabouts;

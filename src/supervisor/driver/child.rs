@@ -28,6 +28,7 @@ use crate::{
         signals,
         stage::{self, Stage},
         tree::{self, Member},
+        whereabouts::{self, Found},
     },
 };
 
@@ -519,15 +520,21 @@ impl Processes {
         self.members().iter().all(Member::is_dead)
     }
 
-    /// Signals what is left of the tree. True: nothing is left.
-    pub(super) fn sweep(&self, signal: Signal) -> bool {
+    /// Where the leader and the others of the tree are at this moment.
+    pub(super) fn whereabouts(&self) -> Found {
+        whereabouts::of_tree(self.leader_pid(), &self.members())
+    }
+
+    /// Signals what is left of the tree. Gives where it was before that; `None`: nothing is left.
+    pub(super) fn sweep(&self, signal: Signal) -> Option<Found> {
         if self.peek() == Peek::NoChildren {
-            return true;
+            return None;
         }
         let left: Vec<_> = self.members().into_iter().filter(|m| !m.is_dead()).collect();
         if left.is_empty() {
-            return true;
+            return None;
         }
+        let found = whereabouts::of_tree(None, &left);
         let mut names: Vec<_> = left
             .iter()
             .take(NAMED)
@@ -538,7 +545,7 @@ impl Processes {
         }
         tracing::info!("left behind by the child, {signal} to: {}", names.join(", "));
         tree::signal_members(&left, signal);
-        false
+        Some(found)
     }
 
     /// A process of ours that is no part of the tree.
@@ -554,7 +561,7 @@ impl Processes {
 
     // --- the child of an earlier supervisor ---
 
-    pub(super) fn has_orphan(&self) -> bool {
+    pub(super) fn find_orphan(&self) -> Option<orphan::Outlived> {
         let locked = match self.child_lock.try_lock() {
             Ok(locked) => locked,
             Err(error) => {
@@ -562,14 +569,15 @@ impl Processes {
                 false
             }
         };
-        !locked || !orphan::find(&self.child_lock).is_empty()
+        orphan::look(&self.child_lock, !locked)
     }
 
-    /// The first call asks the leader; each later one strikes all.
-    pub(super) fn evict(&mut self, signal: Signal) {
-        orphan::signal(&self.child_lock, signal, self.struck_orphan);
+    /// The first call asks the leader; each later one strikes all. Gives where they were before.
+    pub(super) fn evict(&mut self, signal: Signal) -> Found {
+        let found = orphan::signal(&self.child_lock, signal, self.struck_orphan);
         self.struck_orphan = true;
         self.await_orphan();
+        found
     }
 
     /// Waits until nothing is left of it.
