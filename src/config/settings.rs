@@ -17,7 +17,7 @@ use crate::{
     },
     protocol::signal::Signal,
     supervisor::policy::{self, LimitThen, Policy, ReadyVia},
-    units::Timespan,
+    units::{Size, Timespan},
 };
 
 /// Every key, in the order in which they are shown, with one line of explanation.
@@ -64,6 +64,12 @@ pub const DOCS: &[(&str, &str)] = &[
     ("park.then", "giving up: `exit` with the code that says why, or `stay` and wait for the operator"),
     ("env.set", "variables that the child gets"),
     ("env.remove", "variables that the child does not inherit; a trailing `*` makes it a prefix"),
+    ("log.format", "how the supervisor's own log is written to stderr: `auto` (`journald` if stderr is the journal, else `human`), `human`, `json`, `journald`"),
+    ("log.capture", "whether the child's output is read and passed on, so that its last lines are kept"),
+    ("log.lines", "with `capture`: how many of the last lines are kept for a crash"),
+    ("log.file", "with `capture`: a file that gets the child's output, too; empty: none"),
+    ("log.file_size", "the file is set aside when it has grown to this"),
+    ("log.files", "how many files there are, the present one included"),
     ("control.group", "group that may talk to the control socket besides the owner"),
 ];
 
@@ -92,6 +98,8 @@ pub struct Settings {
     pub park: Park,
     /// The child's environment.
     pub env: Env,
+    /// The log.
+    pub log: Log,
     /// The control socket.
     pub control: Control,
 }
@@ -228,6 +236,53 @@ pub struct Env {
     /// Variables that the child does not inherit; a trailing `*` makes it a prefix.
     #[serde(deserialize_with = "words")]
     pub remove: Vec<String>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How the supervisor's own log is written. Auto.
+    pub format: LogFormat,
+    /// Whether the child's output is read and passed on. No.
+    pub capture: bool,
+    /// How many of its last lines are kept for a crash. 20.
+    #[serde(deserialize_with = "number")]
+    pub lines: u32,
+    /// A file that gets the child's output, too. Empty: none.
+    pub file: String,
+    /// It is set aside when it has grown to this. 10 MiB.
+    pub file_size: Size,
+    /// How many files there are, the present one included. 5.
+    #[serde(deserialize_with = "number")]
+    pub files: u32,
+}
+
+/// How the supervisor's own log is written.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// Journald if stderr is the journal, else human.
+    Auto,
+    /// For people.
+    Human,
+    /// One object a line.
+    Json,
+    /// For people, with priorities for the journal.
+    Journald,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Auto,
+            capture: false,
+            lines: 20,
+            file: String::new(),
+            file_size: Size::from_bytes(10 << 20),
+            files: 5,
+        }
+    }
 }
 
 /// `[control]`
@@ -416,6 +471,7 @@ impl Default for Settings {
             },
             park: Park { then: park },
             env: Env::default(),
+            log: Log::default(),
             control: Control::default(),
         }
     }
