@@ -8,6 +8,7 @@ mod cancel;
 mod check;
 mod client;
 mod human;
+mod log;
 mod place;
 mod restart;
 mod run;

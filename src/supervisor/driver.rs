@@ -18,6 +18,7 @@ mod child;
 mod environment;
 mod hooks;
 mod orphan;
+mod output;
 mod requests;
 mod story;
 mod throttle;
@@ -66,6 +67,7 @@ use self::{
     child::{Processes, Rest},
     environment::Environment,
     hooks::Hooks,
+    output::Output as ChildOutput,
     requests::Asked,
     story::{Story, seconds},
     throttle::Throttle,
@@ -232,6 +234,7 @@ struct Driver {
     story: Story,
     processes: Processes,
     hooks: Hooks,
+    output: ChildOutput,
     environment: Environment,
     /// What the config looks at in our environment.
     config_environment: config::Environment,
@@ -286,6 +289,7 @@ impl Driver {
         );
         let now = clock::now();
         let environment = Environment::new(ours, settings);
+        let output = ChildOutput::new(&settings.log, &state_dir);
         let policy = settings.policy();
         let scheduler = Scheduler::new(SchedulerPolicy {
             cooldown: settings.restart.cooldown.duration(),
@@ -315,6 +319,7 @@ impl Driver {
             story,
             processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),
             hooks: Hooks::new(reporter),
+            output,
             environment,
             config_environment: config::driver::environment(),
             signals,
@@ -381,6 +386,7 @@ impl Driver {
                 self.on_signal(received);
             }
             Some(report) = self.reports.recv() => self.on_report(report),
+            () = self.output.lost() => self.output.tell_lost(),
             // In turn, or a flood of datagrams would leave no client an answer.
             outside = async {
                 tokio::select! {
@@ -541,6 +547,7 @@ impl Driver {
         drop(self.processes);
         drop(self.lock);
         self.control.close().await;
+        self.output.end();
         tracing::info!("leaving with code {code}");
         code
     }

@@ -118,6 +118,9 @@ pub enum Entry {
         cut: bool,
         /// It was a failure of the child.
         failed: bool,
+        /// What a child that failed had printed last, if its output is captured.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        last_lines: Vec<String>,
         /// What follows.
         then: Then,
     },
@@ -230,6 +233,9 @@ pub struct End {
     pub peak_bytes: Option<u64>,
     /// Work was cut.
     pub cut: bool,
+    /// What a child that failed had printed last, if its output is captured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub last_lines: Vec<String>,
     /// What followed.
     pub then: Then,
 }
@@ -321,6 +327,7 @@ impl History {
                 goal: _,
                 cut,
                 failed,
+                last_lines,
                 then,
             } => {
                 let kind = if failed { Kind::Crash } else { Kind::Exit };
@@ -328,7 +335,16 @@ impl History {
                 if incident.reason.is_empty() {
                     incident.reason = exit.to_string();
                 }
-                incident.ends.push(End { generation, pid, exit, ran_ms, peak_bytes, cut, then });
+                incident.ends.push(End {
+                    generation,
+                    pid,
+                    exit,
+                    ran_ms,
+                    peak_bytes,
+                    cut,
+                    last_lines,
+                    then,
+                });
             }
             Entry::Verdict { id, verdict, took_ms, phases, joined } => {
                 // An id without a beginning: its lines were rotated away.
@@ -403,6 +419,7 @@ mod tests {
             goal,
             cut: false,
             failed: exit == ChildExit::Signal(9),
+            last_lines: Vec::new(),
             then,
         }
     }

@@ -74,7 +74,11 @@ impl Driver {
             Action::Ended(outcome) => {
                 let asked = self.ended_for(outcome.goal);
                 let (pid, peak) = self.processes.last_end();
-                self.story.ended(now, &outcome, asked, pid, peak);
+                let mut last_lines = self.output.take_last_lines();
+                if !outcome.failed {
+                    last_lines.clear();
+                }
+                self.story.ended(now, &outcome, asked, pid, peak, last_lines);
                 self.drain = None;
                 self.says = None;
                 let status = format!("generation {} ended by {}", outcome.generation, outcome.exit);
@@ -149,7 +153,8 @@ impl Driver {
 
     fn spawn(&mut self, generation: u64) {
         let environment = self.environment.of(self.given(generation));
-        match self.processes.spawn(generation, &self.effective.settings.command, &environment) {
+        let command = &self.effective.settings.command;
+        match self.processes.spawn(generation, command, &environment, self.output.to()) {
             Ok(child::Started::Running) => self.on_started(generation),
             // A staged successor becomes the command; a report follows.
             Ok(child::Started::Releasing) => {}
@@ -182,7 +187,8 @@ impl Driver {
     fn stage(&mut self, generation: u64) {
         let environment = self.environment.of(self.given(generation));
         let command = &self.effective.settings.command;
-        if let Err(error) = self.processes.stage(generation, command, &environment) {
+        let staging = self.processes.stage(generation, command, &environment, self.output.to());
+        if let Err(error) = staging {
             self.on_staged(generation, Err(error.into()));
         }
     }

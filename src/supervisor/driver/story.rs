@@ -227,6 +227,7 @@ impl Story {
         asked: Option<RestartId>,
         pid: u32,
         peak_bytes: Option<u64>,
+        last_lines: Vec<String>,
     ) {
         let id = match asked {
             Some(id) => id,
@@ -257,6 +258,7 @@ impl Story {
             goal,
             cut,
             failed,
+            last_lines,
             then,
         });
         match then {
