@@ -234,6 +234,8 @@ fn is_journal(named: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     fn line(form: Form, level: Level, message: &str, fields: &[(&'static str, &str)]) -> String {
@@ -271,6 +273,28 @@ mod tests {
         let said = line(Form::Journald, Level::ERROR, "one\ntwo", &[]);
         assert_eq!(said, "<3>lockkeeper: error: one\n<3>two\n");
         assert_eq!(line(Form::Journald, Level::INFO, "one", &[]), "<6>lockkeeper: one\n");
+    }
+
+    /// Stderr is a pipe that nobody reads, then somebody does.
+    #[test]
+    fn ten_thousand_lines_wait_for_nobody_and_what_was_dropped_is_told() {
+        let (reader, writer) = io::pipe().unwrap();
+        let relay = Relay::start("test", Descriptor(writer.into()), WAITING, Arc::default());
+        let mut pen = Pen { relay: Arc::new(relay.unwrap()), form: Form::Human { colours: false } };
+        for number in 0..10_000 {
+            pen.write_all(format!("lockkeeper: line {number}\n").as_bytes()).unwrap();
+        }
+        let reader = std::thread::spawn(move || {
+            io::BufRead::lines(io::BufReader::new(reader)).map(Result::unwrap).collect::<Vec<_>>()
+        });
+        assert!(pen.relay.flush_within(Duration::from_secs(20)));
+        pen.write_all(b"lockkeeper: the last\n").unwrap();
+        drop(pen);
+        let read = reader.join().unwrap();
+        assert_eq!(read[999], "lockkeeper: line 999");
+        let [.., note, last] = &read[..] else { panic!("{read:?}") };
+        assert!(note.starts_with("lockkeeper: warning: ") && note.contains(" dropped: the reader"));
+        assert_eq!(last, "lockkeeper: the last");
     }
 
     #[test]

@@ -257,3 +257,6 @@ fn end_of_line(bytes: &[u8]) -> Option<usize> {
 fn end_of_last_line(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,3 +75,60 @@ fn start_of_last(most: usize, bytes: &[u8]) -> usize {
     let ends = bytes.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
     ends.map(|(at, _)| at + 1).nth(most).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection, prelude::*};
+
+    use super::*;
+
+    fn taken(last: &mut LastLines) -> Vec<String> {
+        last.take().into_iter().map(|line| String::from_utf8(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_last_lines_of_both_streams_stand_in_the_order_of_arrival() {
+        let mut last = LastLines::new(3);
+        last.add(0, b"one\ntw");
+        last.add(1, b"panic\nat ");
+        last.add(0, b"o\n");
+        assert_eq!(taken(&mut last), ["panic", "two", "at "]);
+        assert_eq!(taken(&mut last), [""; 0], "they are forgotten");
+    }
+
+    #[test]
+    fn nothing_is_kept_where_nothing_is_wanted() {
+        let mut last = LastLines::new(0);
+        last.add(0, b"one\ntwo");
+        assert_eq!(taken(&mut last), [""; 0]);
+    }
+
+    #[test]
+    fn long_lines_are_cut_and_all_together_are_bounded() {
+        let mut last = LastLines::new(1000);
+        for _ in 0..100 {
+            last.add(0, &[b'x'; 3 * LINE]);
+            last.add(0, &[b'x'; 3 * LINE]);
+            last.add(0, b"\n");
+        }
+        let lines = last.take();
+        assert!(lines.iter().all(|line| line.len() == LINE));
+        assert_eq!(lines.len(), ALL / LINE);
+    }
+
+    proptest! {
+        /// Against what a whole text would give, however it is cut into pieces.
+        #[test]
+        fn it_keeps_what_the_end_of_the_whole_text_would_show(
+            pieces in collection::vec("[ab\n]{0,12}", 0..40),
+            most in 1..6usize,
+        ) {
+            let mut last = LastLines::new(most);
+            pieces.iter().for_each(|piece| last.add(1, piece.as_bytes()));
+            let whole = pieces.concat();
+            let lines: Vec<_> = whole.lines().collect();
+            let expected = &lines[lines.len().saturating_sub(most)..];
+            prop_assert_eq!(taken(&mut last), expected);
+        }
+    }
+}
