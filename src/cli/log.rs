@@ -77,7 +77,9 @@ struct Pen {
 
 impl io::Write for Pen {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Some(lost) = self.relay.take_lost(NOTE + line.len()) {
+        if self.relay.has_room(NOTE + line.len())
+            && let Some(lost) = self.relay.take_lost()
+        {
             self.relay.push(self.form.note(&lost).as_bytes());
         }
         self.relay.push(line);

@@ -156,7 +156,7 @@ impl Capture {
         let [out, err] = &reading.outlets;
         let outlets = [(Outlet::Stdout, Some(out)), (Outlet::Stderr, Some(err))];
         let outlets = outlets.into_iter().chain([(Outlet::File, reading.file.as_ref())]);
-        outlets.filter_map(|(outlet, relay)| Some((outlet, relay?.take_lost(0)?))).collect()
+        outlets.filter_map(|(outlet, relay)| Some((outlet, relay?.take_lost()?))).collect()
     }
 
     /// Passes on what is still in the pipes and queues, at most so long. True if all was.

@@ -116,11 +116,16 @@ impl Relay {
         }
     }
 
-    /// What was lost since the last call, if `room` bytes would find room now.
-    pub fn take_lost(&self, room: usize) -> Option<Lost> {
+    /// What was lost since the last call.
+    pub fn take_lost(&self) -> Option<Lost> {
         let mut queue = self.shared.lock();
-        let tells = queue.lost.bytes > 0 && queue.waiting.len() + room <= queue.capacity;
-        tells.then(|| mem::take(&mut queue.lost))
+        (queue.lost.bytes > 0).then(|| mem::take(&mut queue.lost))
+    }
+
+    /// Whether so many bytes would find room now.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let queue = self.shared.lock();
+        queue.waiting.len() + bytes <= queue.capacity
     }
 
     /// Waits until all was written, at most so long. True if it was.
