@@ -55,6 +55,8 @@ impl OwnLog {
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(Level::INFO)
             .with_writer(move || pen.clone())
+            // It would tell them by `eprintln!`, which panics when stderr is what has failed.
+            .log_internal_errors(false)
             .event_format(form)
             .finish();
         let _ = tracing::subscriber::set_global_default(subscriber);

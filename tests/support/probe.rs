@@ -27,11 +27,12 @@
 //! | `print TEXT` | a line on standard error |
 //! | `close FD` | close a descriptor, as some programs do with all that they inherit |
 //! | `grow MIB` | hold so much memory |
+//! | `name TEXT` | change the name of this process, as `ps` shows it; `\n` is filled in |
 #![allow(clippy::disallowed_methods, reason = "a test's child does what real programs do")]
 
 use std::{
     collections::HashMap,
-    env,
+    env, fs,
     io::{self, BufRead, BufReader, IoSlice, Write},
     mem::MaybeUninit,
     net::TcpListener,
@@ -178,6 +179,7 @@ impl Probe {
             "ask" => ask(rest),
             "print" => Ok(writeln!(io::stderr(), "{rest}").map(|()| String::new())?),
             "close" => Ok(nix::unistd::close(first.parse::<i32>()?).map(|()| String::new())?),
+            "name" => Ok(fs::write("/proc/self/comm", filled(rest)).map(|()| String::new())?),
             "grow" => {
                 lock(&self.memory).push(vec![1; first.parse::<usize>()? << 20]);
                 Ok(String::new())

@@ -34,10 +34,9 @@ impl Output {
     /// As the settings want it. A capture that cannot be had is no reason to be without a child:
     /// that is told, and the child inherits our output.
     pub(super) fn new(log: &Log, state_dir: &Path) -> Self {
-        let file = Some(&log.file).filter(|name| !name.is_empty()).map(|name| {
-            let files = log.files.max(1);
-            RotatedFile::new(state_dir.join(name), log.file_size.bytes(), files)
-        });
+        let file = Some(&log.file).filter(|name| !name.as_os_str().is_empty());
+        let file = file
+            .map(|name| RotatedFile::new(state_dir.join(name), log.file_size.bytes(), log.files));
         let lines = usize::try_from(log.lines).unwrap_or(usize::MAX);
         let capture = log.capture.then(|| Capture::start(lines, file)).transpose();
         let capture = capture.unwrap_or_else(|error| {
