@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod events;
 mod human;
+mod log;
 mod place;
 mod progress;
 mod restart;

@@ -19,6 +19,7 @@ mod environment;
 mod hooks;
 mod memory;
 mod orphan;
+mod output;
 mod place;
 mod requests;
 mod story;
@@ -69,6 +70,7 @@ use self::{
     environment::Environment,
     hooks::Hooks,
     orphan::Outlived,
+    output::Output as ChildOutput,
     place::Place,
     requests::Asked,
     story::{Story, seconds},
@@ -241,6 +243,7 @@ struct Driver {
     story: Story,
     processes: Processes,
     hooks: Hooks,
+    output: ChildOutput,
     environment: Environment,
     /// What the config looks at in our environment.
     config_environment: config::Environment,
@@ -304,6 +307,7 @@ impl Driver {
         );
         let now = clock::now();
         let environment = Environment::new(ours, settings);
+        let output = ChildOutput::new(&settings.log, &state_dir);
         let policy = settings.policy();
         let scheduler = Scheduler::new(SchedulerPolicy {
             cooldown: settings.restart.cooldown.duration(),
@@ -336,6 +340,7 @@ impl Driver {
             story,
             processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),
             hooks: Hooks::new(reporter),
+            output,
             environment,
             config_environment: config::driver::environment(),
             signals,
@@ -412,6 +417,7 @@ impl Driver {
                 self.on_signal(received);
             }
             Some(report) = self.reports.recv() => self.on_report(report),
+            () = self.output.lost() => self.output.tell_lost(),
             // In turn, or a flood of datagrams would leave no client an answer.
             outside = async {
                 tokio::select! {
@@ -597,6 +603,7 @@ impl Driver {
         drop(self.processes);
         drop(self.lock);
         self.control.close().await;
+        self.output.end();
         tracing::info!("leaving with code {code}");
         code
     }

@@ -11,7 +11,7 @@ use crate::{
     restart::scheduler,
     supervisor::{
         event::{Action, Event, Goal, HungSign, Target},
-        ledger::{Entry, StrikeTarget},
+        ledger::{Entry, StrikeTarget, last_lines},
         state::State,
     },
     sys::{
@@ -107,7 +107,9 @@ impl Driver {
             Action::Ended(outcome) => {
                 let asked = self.ended_for(outcome.goal);
                 let (pid, peak_bytes) = self.processes.last_end();
-                let (drain, last_lines) = (self.drain.take(), Vec::new());
+                let printed = self.output.take_last_lines();
+                let last_lines = if outcome.failed { last_lines(&printed) } else { Vec::new() };
+                let drain = self.drain.take();
                 let remains = Remains { pid, peak_bytes, drain, last_lines };
                 self.story.ended(now, &outcome, asked, remains);
                 self.says = None;
@@ -199,7 +201,8 @@ impl Driver {
 
     fn spawn(&mut self, generation: u64) {
         let environment = self.environment.of(self.given(generation));
-        match self.processes.spawn(generation, &self.effective.settings.command, &environment) {
+        let command = &self.effective.settings.command;
+        match self.processes.spawn(generation, command, &environment, self.output.to()) {
             Ok(child::Started::Running) => self.on_started(generation),
             // A staged successor becomes the command; a report follows.
             Ok(child::Started::Releasing) => {}
@@ -234,7 +237,8 @@ impl Driver {
         self.safe_mode = false;
         let environment = self.environment.of(self.given(generation));
         let command = &self.effective.settings.command;
-        if let Err(error) = self.processes.stage(generation, command, &environment) {
+        let staging = self.processes.stage(generation, command, &environment, self.output.to());
+        if let Err(error) = staging {
             self.on_staged(generation, Err(error.into()));
         }
     }

@@ -22,7 +22,7 @@ use crate::{
         clock, exit_watch,
         lock::{ChildLock, ChildRecord},
         probe,
-        process::{self, Launch, SpawnError, StdinFrom},
+        process::{self, Launch, OutputTo, SpawnError, StdinFrom},
         process_id::ProcessId,
         reaper::{self, Peek, Reaped},
         signals,
@@ -176,18 +176,24 @@ impl Processes {
         generation: u64,
         argv: &[String],
         env: &[(OsString, OsString)],
+        output: OutputTo<'_>,
     ) -> Result<Started, SpawnError> {
         self.stop_watching();
         if let Some(started) = self.release(generation) {
             return Ok(started);
         }
-        let child = process::spawn(&self.launch(argv, env))?;
+        let child = process::spawn(&self.launch(argv, env, output))?;
         self.lead(child.pid());
         Ok(Started::Running)
     }
 
-    fn launch<'a>(&'a self, argv: &'a [String], env: &'a [(OsString, OsString)]) -> Launch<'a> {
-        Launch { argv, env, stdin: self.stdin, child_lock: Some(self.child_lock.fd()) }
+    fn launch<'a>(
+        &'a self,
+        argv: &'a [String],
+        env: &'a [(OsString, OsString)],
+        output: OutputTo<'a>,
+    ) -> Launch<'a> {
+        Launch { argv, env, stdin: self.stdin, output, child_lock: Some(self.child_lock.fd()) }
     }
 
     fn lead(&mut self, pid: u32) {
@@ -228,9 +234,10 @@ impl Processes {
         generation: u64,
         argv: &[String],
         env: &[(OsString, OsString)],
+        output: OutputTo<'_>,
     ) -> Result<(), SpawnError> {
         self.drop_stage();
-        let mut stage = stage::stage(&self.launch(argv, env), &stage::own_exe())?;
+        let mut stage = stage::stage(&self.launch(argv, env, output), &stage::own_exe())?;
         let pid = stage.pid();
         self.left_out.push(pid);
         let reporter = self.reporter.clone();
