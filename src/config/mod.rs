@@ -21,6 +21,7 @@ pub mod layers;
 pub mod openclaw;
 pub mod probe;
 pub mod profile;
+pub mod reload;
 pub mod render;
 pub mod rules;
 pub mod settings;

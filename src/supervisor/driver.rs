@@ -18,6 +18,7 @@ mod child;
 mod environment;
 mod hooks;
 mod orphan;
+mod reload;
 mod requests;
 mod story;
 mod throttle;
@@ -32,7 +33,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::{
-    config::{self, Effective},
+    config::{self, Effective, settings::Settings},
     protocol::{
         control::{RestartId, shown_command},
         env,
@@ -62,10 +63,13 @@ use crate::{
     },
 };
 
+pub use self::reload::Reader;
+
 use self::{
     child::{Processes, Rest},
     environment::Environment,
     hooks::Hooks,
+    reload::Reload,
     requests::Asked,
     story::{Story, seconds},
     throttle::Throttle,
@@ -106,6 +110,8 @@ pub struct Setup {
     pub effective: Effective,
     /// Our own environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// How the settings are read again.
+    pub reader: Reader,
     /// How long to stand by while another holds the lock. Zero: not at all.
     pub wait_lock: Duration,
 }
@@ -233,6 +239,7 @@ struct Driver {
     processes: Processes,
     hooks: Hooks,
     environment: Environment,
+    reload: Reload,
     /// What the config looks at in our environment.
     config_environment: config::Environment,
     signals: Signals,
@@ -256,14 +263,10 @@ struct Driver {
 
 impl Driver {
     fn new(setup: Setup, signals: Signals, lock: GatewayLock) -> Result<Self, DriveError> {
-        let Setup { name, state_dir, effective, environment: ours, wait_lock: _ } = setup;
+        let Setup { name, state_dir, effective, environment: ours, reader, wait_lock: _ } = setup;
         let settings = &effective.settings;
         reaper::become_subreaper()?;
-        for signal in [settings.stop.signal, settings.restart.signal] {
-            // One that cannot be caught can still be sent.
-            let _ = signals.catch(signal);
-        }
-        let _ = signals.catch(settings.restart.in_process_signal);
+        catch(&signals, settings);
         let child_lock = ChildLock::open(&state_dir)?;
         let control_path = state_dir.join(CONTROL_SOCKET);
         let notify_path = state_dir.join(NOTIFY_SOCKET);
@@ -316,6 +319,7 @@ impl Driver {
             processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),
             hooks: Hooks::new(reporter),
             environment,
+            reload: Reload::new(reader),
             config_environment: config::driver::environment(),
             signals,
             notify,
@@ -370,6 +374,7 @@ impl Driver {
             self.scheduler.poll_timeout(),
             self.watchdog.map(|(at, _)| at),
             self.ready_owed.map(|(at, _)| at),
+            self.reload.poll_timeout(),
         ];
         let deadline = deadline.into_iter().flatten().min();
         tokio::select! {
@@ -399,6 +404,7 @@ impl Driver {
             self.machine.handle_timeout(now);
         }
         self.scheduler.handle_timeout(now);
+        self.handle_reload_timeout(now);
         if let Some((at, period)) = self.watchdog.filter(|(at, _)| *at <= now) {
             self.upstream.watchdog();
             // From now on, after a sleep of the machine: not once for each period that was missed.
@@ -528,6 +534,7 @@ impl Driver {
     /// Ends what is left of ours, and says goodbye.
     async fn leave(mut self, code: u8) -> u8 {
         self.hooks.abort();
+        self.hooks.abort_reader();
         self.processes.drop_stage();
         if self.processes.has_others() {
             self.bury_the_rest().await;
@@ -543,6 +550,15 @@ impl Driver {
         self.control.close().await;
         tracing::info!("leaving with code {code}");
         code
+    }
+}
+
+/// Catches the signals that these settings name.
+fn catch(signals: &Signals, settings: &Settings) {
+    let Settings { stop, restart, .. } = settings;
+    for signal in [stop.signal, restart.signal, restart.in_process_signal] {
+        // One that cannot be caught can still be sent.
+        let _ = signals.catch(signal);
     }
 }
 

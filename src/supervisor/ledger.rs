@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::{
-    control::{Requester, RestartId, Verdict},
+    control::{Reloaded, Requester, RestartId, Verdict},
     exit::{ChildExit, SpawnFailure},
 };
 
@@ -135,6 +135,20 @@ pub enum Entry {
         /// How many requests joined it.
         #[serde(default)]
         joined: u32,
+    },
+    /// The settings were read again, and something has changed.
+    Reloaded {
+        /// Who asked.
+        by: Requester,
+        /// What became of them.
+        reloaded: Reloaded,
+    },
+    /// The settings were read again and are bad, or could not be read: nothing was changed.
+    NotReloaded {
+        /// Who asked.
+        by: Requester,
+        /// What is wrong.
+        error: String,
     },
     /// The supervisor left by itself.
     Left {
@@ -305,7 +319,11 @@ impl History {
             Entry::CheckFailed { id, said } => {
                 self.incident(id, at, Kind::Restart).check_said = Some(said);
             }
-            Entry::Denied { .. } | Entry::SpawnFailed { .. } | Entry::Ready { .. } => {}
+            Entry::Denied { .. }
+            | Entry::SpawnFailed { .. }
+            | Entry::Ready { .. }
+            | Entry::Reloaded { .. }
+            | Entry::NotReloaded { .. } => {}
             Entry::Spawned { generation, .. } => {
                 if let Some(run) = &mut self.last_run {
                     run.generation = generation;

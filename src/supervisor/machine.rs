@@ -196,6 +196,19 @@ impl Supervisor {
         self.restart.as_ref().is_some_and(|r| r.step != Step::Told)
     }
 
+    /// Decides by this from now on. Deadlines that run stay as they are, but for the time to be
+    /// ready of a child that was asked for and does not run yet: it is the first under this policy.
+    pub fn set_policy(&mut self, now: Instant, policy: Policy) {
+        let is_asked_for = self.state == State::Starting && !self.alive;
+        if is_asked_for
+            && policy.ready.timeout != self.policy.ready.timeout
+            && self.timers.at(Timer::Ready).is_some()
+        {
+            self.timers.set(Timer::Ready, now + policy.ready.timeout);
+        }
+        self.policy = policy;
+    }
+
     /// What to do next. Call until `None` after each `handle_*`.
     pub fn poll_action(&mut self) -> Option<Action> {
         let action = self.actions.pop_front();

@@ -148,6 +148,7 @@ impl Driver {
     }
 
     fn spawn(&mut self, generation: u64) {
+        self.begin_with_next_settings();
         let environment = self.environment.of(self.given(generation));
         match self.processes.spawn(generation, &self.effective.settings.command, &environment) {
             Ok(child::Started::Running) => self.on_started(generation),
@@ -179,10 +180,11 @@ impl Driver {
         self.machine.handle_event(now, Event::SpawnFailed { generation, failure, boot });
     }
 
-    fn stage(&mut self, generation: u64) {
-        let environment = self.environment.of(self.given(generation));
-        let command = &self.effective.settings.command;
-        if let Err(error) = self.processes.stage(generation, command, &environment) {
+    pub(super) fn stage(&mut self, generation: u64) {
+        let settings = &self.next_settings().settings;
+        let environment = self.environment.with(settings).of(self.given(generation));
+        let command = settings.command.clone();
+        if let Err(error) = self.processes.stage(generation, &command, &environment) {
             self.on_staged(generation, Err(error.into()));
         }
     }
