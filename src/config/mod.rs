@@ -24,6 +24,7 @@ pub mod profile;
 pub mod reload;
 pub mod render;
 pub mod rules;
+pub mod schema;
 pub mod settings;
 mod values;
 

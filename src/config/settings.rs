@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -68,7 +69,7 @@ pub const DOCS: &[(&str, &str)] = &[
 ];
 
 /// All settings.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Program and arguments of the child.
@@ -97,7 +98,7 @@ pub struct Settings {
 }
 
 /// `[ready]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ready {
     /// What makes it ready. `auto`.
@@ -106,13 +107,14 @@ pub struct Ready {
     pub timeout: Timespan,
     /// The status of a ready child's answer. 200.
     #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 100, max = 599))]
     pub status: u16,
     /// What the body of that answer must hold. Anything.
     pub field: Field,
 }
 
 /// `[stop]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stop {
     /// The first signal. SIGTERM.
@@ -128,7 +130,7 @@ pub struct Stop {
 }
 
 /// `[restart]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Restart {
     /// "Drain, then exit." SIGUSR1.
@@ -154,7 +156,7 @@ pub struct Restart {
 }
 
 /// `[exit]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Exit {
     /// Drained, wants a fresh PID. 75.
@@ -179,7 +181,7 @@ pub struct Exit {
 }
 
 /// `[backoff]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Backoff {
     /// Before the first respawn after a failure. 0 s.
@@ -187,6 +189,7 @@ pub struct Backoff {
     /// Upper bound of the second. 100 ms.
     pub step: Timespan,
     /// By which the bound grows. 2.
+    #[schemars(range(min = 1, max = 1000))]
     pub factor: f64,
     /// Where it ends. 60 s.
     pub max: Timespan,
@@ -195,11 +198,12 @@ pub struct Backoff {
 }
 
 /// `[limit]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limit {
     /// This many failures ... 10.
     #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 1))]
     pub burst: u32,
     /// ... within this time ... 5 min.
     pub interval: Timespan,
@@ -211,7 +215,7 @@ pub struct Limit {
 }
 
 /// `[park]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Park {
     /// What giving up means. Exit.
@@ -220,7 +224,7 @@ pub struct Park {
 }
 
 /// `[env]`
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Env {
     /// Variables that the child gets, whatever `remove` says.
@@ -231,7 +235,7 @@ pub struct Env {
 }
 
 /// `[control]`
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Control {
     /// Group that may talk to the control socket besides the owner. Empty: nobody else.
@@ -239,7 +243,7 @@ pub struct Control {
 }
 
 /// How [`policy::Respawn`] is spelled in a file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "policy::Respawn", rename_all = "kebab-case")]
 enum RespawnWord {
     Fresh,
@@ -247,7 +251,7 @@ enum RespawnWord {
 }
 
 /// How [`LimitThen`] is spelled in a file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "LimitThen", rename_all = "kebab-case")]
 enum LimitThenWord {
     HalfOpen,
@@ -255,7 +259,7 @@ enum LimitThenWord {
 }
 
 /// How [`policy::Park`] is spelled in a file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "policy::Park", rename_all = "kebab-case")]
 enum ParkWord {
     Exit,
