@@ -2,7 +2,8 @@
 //!
 //! A setting that describes the child that runs (how it was started, which signals it knows, what
 //! it was told) must not change under it: a new version on the disk may want another restart
-//! signal than the one that still runs. Such a setting waits for the next start. All that decides
+//! signal than the one that still runs; and a child that was told to send a heartbeat each 30 s must
+//! not be ended for not sending it each 10 s. Such a setting waits for the next start. All that decides
 //! about times, codes and counts counts at the next decision. What was opened at the start of the
 //! supervisor needs a new one.
 
@@ -141,8 +142,6 @@ const KEYS: &[Key] = keys! {
     Live exit.stop;
     Live exit.judge;
     Live exit.judge_timeout;
-    Live exit.recover;
-    Live exit.recover_timeout;
     Live backoff.initial;
     Live backoff.step;
     Live backoff.factor;
@@ -152,7 +151,25 @@ const KEYS: &[Key] = keys! {
     Live limit.interval;
     Live limit.then;
     Live limit.retry;
+    Live limit.kills;
+    Live recovery.command;
+    Live recovery.timeout;
+    Live recovery.command_after;
+    Live recovery.safe_mode_after;
+    Live recovery.window;
     Live park.then;
+    Live lock.orphan;
+    NextStart watchdog.via;
+    NextStart watchdog.interval;
+    Live watchdog.failures;
+    NextStart watchdog.status;
+    Live watchdog.grace;
+    NextSupervisor log.format;
+    NextStart log.capture;
+    Live log.lines;
+    NextSupervisor log.file;
+    NextSupervisor log.file_size;
+    NextSupervisor log.files;
     NextStart env.set;
     NextStart env.remove;
     NextSupervisor control.group;

@@ -33,8 +33,6 @@ const OTHERS: &[(&str, &str)] = &[
     ("exit.stop", "[9]"),
     ("exit.judge", "[\"other\"]"),
     ("exit.judge_timeout", "\"7s\""),
-    ("exit.recover", "[\"other\"]"),
-    ("exit.recover_timeout", "\"7s\""),
     ("backoff.initial", "\"7s\""),
     ("backoff.step", "\"7s\""),
     ("backoff.factor", "7"),
@@ -44,7 +42,25 @@ const OTHERS: &[(&str, &str)] = &[
     ("limit.interval", "\"7s\""),
     ("limit.then", "\"park\""),
     ("limit.retry", "\"7s\""),
+    ("limit.kills", "true"),
+    ("recovery.command", "[\"other\"]"),
+    ("recovery.timeout", "\"7s\""),
+    ("recovery.command_after", "7"),
+    ("recovery.safe_mode_after", "7"),
+    ("recovery.window", "\"7s\""),
     ("park.then", "\"stay\""),
+    ("lock.orphan", "\"wait\""),
+    ("watchdog.via", "\"notify\""),
+    ("watchdog.interval", "\"7s\""),
+    ("watchdog.failures", "7"),
+    ("watchdog.status", "204"),
+    ("watchdog.grace", "\"7s\""),
+    ("log.format", "\"json\""),
+    ("log.capture", "true"),
+    ("log.lines", "7"),
+    ("log.file", "\"/other\""),
+    ("log.file_size", "\"7MiB\""),
+    ("log.files", "7"),
     ("env.set", "{ OTHER = \"1\" }"),
     ("env.remove", "[\"OTHER\"]"),
     ("control.group", "\"other\""),
@@ -100,6 +116,8 @@ fn a_change_of_one_key_is_told_under_it_and_counts_when_its_class_says() {
 fn what_describes_the_running_child_is_never_live() {
     for key in DOCS.iter().map(|(key, _)| *key) {
         let describes = ["command", "profile"].contains(&key)
+            || ["watchdog.via", "watchdog.interval", "watchdog.status", "log.capture"]
+                .contains(&key)
             || ["env.", "ready."].iter().any(|table| key.starts_with(table))
             || ["signal", "handler"].iter().any(|word| key.ends_with(word));
         assert_eq!(describes, class_of(key) == Class::NextStart, "{key}");

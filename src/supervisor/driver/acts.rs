@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    config::{driver::openclaw_probe, probe::Probe},
+    config::{driver::openclaw_probe, probe::Probe, settings::Settings},
     protocol::{
         control::{Phase, RestartId, Verdict, millis},
         signal::Signal,
     },
     restart::scheduler,
     supervisor::{
-        event::{Action, Event, Goal, Target},
+        event::{Action, Event, Goal, HungSign, Target},
         ledger::Entry,
         state::State,
     },
@@ -27,7 +27,15 @@ impl Driver {
     pub(super) fn act(&mut self, action: Action) {
         let now = clock::now();
         match action {
-            Action::Spawn { generation } => self.spawn(generation),
+            Action::Spawn { generation, safe_mode } => {
+                self.safe_mode = safe_mode;
+                if safe_mode {
+                    self.story.warn(format!(
+                        "generation {generation}: so many failed that it starts in safe mode"
+                    ));
+                }
+                self.spawn(generation);
+            }
             Action::WatchReady { generation } => {
                 if let Some(probe) = self.probe() {
                     self.processes.watch_ready(generation, probe, child::Watch::Start);
@@ -55,6 +63,19 @@ impl Driver {
                     self.machine.handle_event(now, Event::TreeEmpty { generation });
                 }
             }
+            Action::CheckHeart { generation } => {
+                if let Some(probe) = self.effective.settings.watchdog.probe() {
+                    self.processes.check_heart(generation, probe);
+                }
+            }
+            Action::DeclareHung { generation, sign } => self.declare_hung(generation, sign),
+            Action::ExtendUpstream { by } => drop(self.upstream.extend_timeout(by)),
+            Action::AwaitOrphan => {
+                let status = "waiting for the child of an earlier supervisor to end";
+                self.story.warn(format!("{status} (lock.orphan = \"wait\")"));
+                self.upstream.status(status);
+                self.processes.await_orphan();
+            }
             Action::Evict { signal } => self.processes.evict(signal),
             Action::Judge { generation, beside } => self.judge(generation, beside),
             Action::Recover { generation } => self.recover(generation),
@@ -77,6 +98,7 @@ impl Driver {
                 self.story.ended(now, &outcome, asked, pid, peak);
                 self.drain = None;
                 self.says = None;
+                self.has_progressed = false;
                 let status = format!("generation {} ended by {}", outcome.generation, outcome.exit);
                 self.upstream.status(&status);
             }
@@ -91,6 +113,7 @@ impl Driver {
         match (to, self.machine.state()) {
             (Target::Leader, State::Draining(goal)) => {
                 self.drain = None;
+                self.has_progressed = false;
                 let grace = self.machine.poll_timeout().map(|at| at - now);
                 let grace = grace.unwrap_or_default();
                 let grace_ms = millis(grace);
@@ -122,6 +145,19 @@ impl Driver {
         }
     }
 
+    fn declare_hung(&mut self, generation: u64, sign: HungSign) {
+        let watchdog = &self.effective.settings.watchdog;
+        let how = match sign {
+            HungSign::Silent => format!(
+                "no sign of life in {} intervals of {} ({})",
+                watchdog.failures, watchdog.interval, watchdog.via
+            ),
+            HungSign::Triggered => "it said so itself (WATCHDOG=trigger)".to_owned(),
+        };
+        self.story.warn(format!("generation {generation} is hung: {how}"));
+        self.upstream.status(&format!("generation {generation} is hung"));
+    }
+
     fn announce_ready(&mut self, now: Instant, generation: u64, first: bool) {
         self.processes.stop_watching();
         let after = self.processes.ready_after(now);
@@ -149,7 +185,7 @@ impl Driver {
 
     fn spawn(&mut self, generation: u64) {
         self.begin_with_next_settings();
-        let environment = self.environment.of(self.given(generation));
+        let environment = self.environment.of(self.given(generation, &self.effective.settings));
         match self.processes.spawn(generation, &self.effective.settings.command, &environment) {
             Ok(child::Started::Running) => self.on_started(generation),
             // A staged successor becomes the command; a report follows.
@@ -181,8 +217,10 @@ impl Driver {
     }
 
     pub(super) fn stage(&mut self, generation: u64) {
+        // Only a restart that was asked for is staged, and that is never one in safe mode.
+        self.safe_mode = false;
         let settings = &self.next_settings().settings;
-        let environment = self.environment.with(settings).of(self.given(generation));
+        let environment = self.environment.with(settings).of(self.given(generation, settings));
         let command = settings.command.clone();
         if let Err(error) = self.processes.stage(generation, &command, &environment) {
             self.on_staged(generation, Err(error.into()));
@@ -216,7 +254,8 @@ impl Driver {
         format!("{:032x}-{generation}", self.salt)
     }
 
-    fn given(&self, generation: u64) -> environment::Given<'_> {
+    /// What a generation is told that is started by these settings.
+    fn given(&self, generation: u64, settings: &Settings) -> environment::Given<'_> {
         environment::Given {
             notify: self.processes.notify_path(),
             control: self.processes.control_path(),
@@ -225,6 +264,8 @@ impl Driver {
             nonce: self.nonce_of(generation),
             generation,
             expected_ms: self.story.expected_ms(),
+            safe_mode: self.safe_mode,
+            watchdog: settings.watchdog.heartbeat(),
         }
     }
 
