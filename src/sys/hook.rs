@@ -14,7 +14,8 @@ use super::{
 };
 use crate::protocol::signal::Signal;
 
-/// How much is kept of what a hook says, for each of stdout and stderr, in bytes: the end of it.
+/// How much is kept of what a hook says, for each of stdout and stderr, in bytes: the end of it,
+/// where nobody asks for more.
 pub const TAIL: usize = 4096;
 
 /// A running hook. It leads its own group; it is reaped by the reaper like every other process.
@@ -31,7 +32,7 @@ pub struct Hook {
 /// What a hook said last.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Output {
-    /// The last [`TAIL`] bytes of its stdout.
+    /// The last [`TAIL`] bytes of its stdout, or as many as were asked for.
     pub stdout: String,
     /// The last [`TAIL`] bytes of its stderr.
     pub stderr: String,
@@ -44,11 +45,20 @@ impl Hook {
     ///
     /// [`SpawnError`]; nothing was started then.
     pub fn spawn(launch: &Launch<'_>) -> Result<Self, SpawnError> {
+        Self::spawn_keeping(launch, TAIL)
+    }
+
+    /// The same, with the last `most` bytes of its stdout kept.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`]; nothing was started then.
+    pub fn spawn_keeping(launch: &Launch<'_>, most: usize) -> Result<Self, SpawnError> {
         let (mut command, program) = process::command_of(launch)?;
         // Made here and not by std: a failure after the start would leave a process without owner.
         let failed = |source| SpawnError::new(program, source);
-        let (stdout, stdout_end) = Tail::pipe().map_err(failed)?;
-        let (stderr, stderr_end) = Tail::pipe().map_err(failed)?;
+        let (stdout, stdout_end) = Tail::pipe(most).map_err(failed)?;
+        let (stderr, stderr_end) = Tail::pipe(TAIL).map_err(failed)?;
         command.stdout(Stdio::from(stdout_end)).stderr(Stdio::from(stderr_end));
         let (child, _) = process::start(&mut command, launch.child_lock)
             .map_err(|source| SpawnError::at_exec(program, source))?;
@@ -94,14 +104,15 @@ impl Hook {
 struct Tail {
     pipe: Option<Receiver>,
     kept: VecDeque<u8>,
+    most: usize,
 }
 
 impl Tail {
     /// A tail, and the end that is written to.
-    fn pipe() -> io::Result<(Self, OwnedFd)> {
+    fn pipe(most: usize) -> io::Result<(Self, OwnedFd)> {
         let (sender, receiver) = pipe::pipe()?;
         let end = sender.into_blocking_fd()?;
-        Ok((Self { pipe: Some(receiver), kept: VecDeque::with_capacity(TAIL) }, end))
+        Ok((Self { pipe: Some(receiver), kept: VecDeque::with_capacity(TAIL), most }, end))
     }
 
     /// Reads until the end; at once if it was reached before.
@@ -116,7 +127,7 @@ impl Tail {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        let surplus = (self.kept.len() + bytes.len()).saturating_sub(TAIL);
+        let surplus = (self.kept.len() + bytes.len()).saturating_sub(self.most);
         self.kept.drain(..surplus);
         self.kept.extend(bytes);
     }

@@ -255,6 +255,11 @@ impl Processes {
         self.stage.as_ref().is_some_and(|slot| slot.pid == pid)
     }
 
+    /// Whether a successor is being prepared, or waits.
+    pub(super) fn has_stage(&self) -> bool {
+        self.stage.is_some()
+    }
+
     /// The successor waits.
     pub(super) fn keep_stage(&mut self, stage: Stage) {
         if let Some(slot) = &mut self.stage {
