@@ -16,14 +16,14 @@ pub(super) enum AfterFailure {
 }
 
 /// The failures of the child so far.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FailureCount {
     /// Without a stable child in between.
     in_a_row: u32,
     /// When the latest ones were, on the clock that goes on in sleep; at most `burst`.
-    recent: VecDeque<Duration>,
+    pub(super) recent: VecDeque<Duration>,
     /// The present start is the one that half-open allows.
-    trial: bool,
+    pub(super) trial: bool,
     rng: fastrand::Rng,
 }
 
