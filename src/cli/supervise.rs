@@ -166,6 +166,8 @@ fn tell_by_stderr() {
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(Level::INFO)
         .with_writer(std::io::stderr)
+        // It would tell them by `eprintln!`, which panics when stderr is what has failed.
+        .log_internal_errors(false)
         .event_format(Line)
         .finish();
     // Fails if there is one already: then that one is told.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::settings::Settings;
+use super::{layers::one_line, settings::Settings};
 use crate::protocol::{env, signal::Signal};
 use crate::units::Timespan;
 
@@ -36,7 +36,7 @@ fn commands(settings: &Settings) -> Option<Violation> {
         ("command", &settings.command),
         ("restart.check", &settings.restart.check),
         ("exit.judge", &settings.exit.judge),
-        ("exit.recover", &settings.exit.recover),
+        ("recovery.command", &settings.recovery.command),
     ];
     commands.into_iter().find_map(|(key, words)| {
         if words.first().is_some_and(String::is_empty) {
@@ -70,12 +70,14 @@ fn signals(settings: &Settings) -> Option<Violation> {
 }
 
 fn durations(settings: &Settings) -> Option<Violation> {
-    let Settings { ready, restart, exit, backoff, limit, .. } = settings;
-    let must_be_some: [(&str, Timespan); 7] = [
+    let Settings { ready, restart, exit, backoff, limit, recovery, watchdog, .. } = settings;
+    let must_be_some: [(&str, Timespan); 9] = [
         ("ready.timeout", ready.timeout),
         ("restart.check_timeout", restart.check_timeout),
         ("exit.judge_timeout", exit.judge_timeout),
-        ("exit.recover_timeout", exit.recover_timeout),
+        ("recovery.timeout", recovery.timeout),
+        ("recovery.window", recovery.window),
+        ("watchdog.interval", watchdog.interval),
         ("backoff.reset_after", backoff.reset_after),
         ("limit.interval", limit.interval),
         ("limit.retry", limit.retry),
@@ -154,7 +156,8 @@ fn environment(settings: &Settings) -> Option<Violation> {
 
 fn violation(keys: &[&str], problem: impl Into<String>) -> Violation {
     let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-    Violation { keys, problem: problem.into() }
+    // It may quote a name of the operator's.
+    Violation { keys, problem: one_line(&problem.into()) }
 }
 
 #[cfg(test)]
@@ -207,6 +210,13 @@ mod tests {
         let violation = check(&settings).unwrap_err();
         assert_eq!(violation.keys, ["exit.park", "exit.restart"]);
         assert_eq!(violation.problem, "79 stands in exit.restart too; a code has one meaning");
+    }
+
+    #[test]
+    fn a_name_that_is_quoted_opens_no_line_of_its_own() {
+        let text = "env.remove = [\"A\\r\\u001b[31m\", \"A\\r\\u001b[31m\"]";
+        let violation = check(&toml::from_str(text).unwrap()).unwrap_err();
+        assert_eq!(violation.problem, r"A\r\u{1b}[31m stands there twice");
     }
 
     #[test]

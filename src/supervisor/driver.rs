@@ -17,7 +17,9 @@ mod acts;
 mod child;
 mod environment;
 mod hooks;
+mod memory;
 mod orphan;
+mod place;
 mod requests;
 mod story;
 mod throttle;
@@ -66,6 +68,7 @@ use self::{
     child::{Processes, Rest},
     environment::Environment,
     hooks::Hooks,
+    place::Place,
     requests::Asked,
     story::{Story, seconds},
     throttle::Throttle,
@@ -73,6 +76,7 @@ use self::{
 use super::{
     event::{Action, Event},
     ledger::{Entry, History},
+    limit::Memory,
     machine::Supervisor,
     state::State,
 };
@@ -86,6 +90,8 @@ pub const NOTIFY_SOCKET: &str = "notify.sock";
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 /// As many datagrams are read before the dead are reaped: a flood must not keep us from it.
 const MAX_LAST_WORDS: u32 = 64;
+/// As many events are taken in before a deadline that has passed: neither must it wait for ever.
+const MAX_HEARD_LATE: u32 = 64;
 /// How long the supervisor stays, at most, for what it has killed as its last act.
 const BURIAL: Duration = Duration::from_secs(1);
 /// How long the lock of a holder that is dead may take to come free.
@@ -147,6 +153,8 @@ enum Report {
     Ready { generation: u64 },
     /// A probe that had been answered is not answered any more.
     Reloading { generation: u64 },
+    /// The port was asked for a sign of life.
+    Heart { generation: u64, beats: bool },
     /// A successor waits, or cannot be prepared.
     Staged { generation: u64, pid: u32, staged: Result<Stage, StageError> },
     /// A successor became the command, or did not.
@@ -246,12 +254,21 @@ struct Driver {
     /// What the child last said of itself.
     says: Option<String>,
     drain: Option<DrainProgress>,
+    /// It has come further since it last got more time.
+    has_progressed: bool,
+    /// The present child was started in safe mode.
+    safe_mode: bool,
+    /// What is written down for the next supervisor.
+    remembered: Memory,
     /// Datagrams that were dropped.
     complaints: Throttle,
     /// Requests that were refused.
     denials: Throttle,
     reports: mpsc::Receiver<Report>,
     lock: GatewayLock,
+    place: Place,
+    /// How much was heard since a deadline passed that was not seen to yet.
+    heard_late: u32,
 }
 
 impl Driver {
@@ -302,11 +319,14 @@ impl Driver {
         for note in &effective.notes {
             tracing::info!("{note}");
         }
+        let mut machine = Supervisor::new(policy, fastrand::u64(..));
+        let remembered = memory::recall(&state_dir);
+        machine.recall(remembered.clone(), clock::boot_now());
         Ok(Self {
             name,
             started_ms: clock::wall_ms(),
             salt: fastrand::u128(..),
-            machine: Supervisor::new(policy, fastrand::u64(..)),
+            machine,
             scheduler,
             grants,
             asked: None,
@@ -325,11 +345,15 @@ impl Driver {
             ready_owed: None,
             says: None,
             drain: None,
+            has_progressed: false,
+            safe_mode: false,
+            remembered,
             complaints: Throttle::default(),
             denials: Throttle::default(),
             reports,
             effective,
             lock,
+            heard_late: 0,
         })
     }
 
@@ -372,6 +396,7 @@ impl Driver {
             self.ready_owed.map(|(at, _)| at),
         ];
         let deadline = deadline.into_iter().flatten().min();
+        let mut has_heard = true;
         tokio::select! {
             biased;
             received = self.signals.next() => {
@@ -391,16 +416,27 @@ impl Driver {
                 Outside::Datagram(received) => self.on_datagram(received),
                 Outside::Request(incoming) => self.on_request(incoming),
             },
-            () = sleep_until(deadline) => {}
+            () = sleep_until(deadline) => has_heard = false,
         }
         // The clock decides and not the sleep, which may be late or have been overtaken.
         let now = clock::now();
+        // We may be late ourselves, after a SIGSTOP or on a busy machine. What waits to be heard
+        // then came in time, mostly: a child that was ready must not be ended for our lateness.
+        let is_late = deadline.is_some_and(|at| at <= now);
+        if has_heard && is_late && self.heard_late < MAX_HEARD_LATE {
+            self.heard_late += 1;
+            return;
+        }
+        self.heard_late = 0;
         if self.machine.poll_timeout().is_some_and(|at| at <= now) {
             self.machine.handle_timeout(now);
         }
         self.scheduler.handle_timeout(now);
         if let Some((at, period)) = self.watchdog.filter(|(at, _)| *at <= now) {
-            self.upstream.watchdog();
+            // A service that hangs with its child is the manager's to end.
+            if self.machine.is_heart_fresh() {
+                self.upstream.watchdog();
+            }
             // From now on, after a sleep of the machine: not once for each period that was missed.
             self.watchdog = Some((now.max(at) + period, period));
         }
@@ -430,8 +466,10 @@ impl Driver {
             if let Some(action) = self.scheduler.poll_action() {
                 self.on_scheduled(action);
             } else if let Some(action) = self.machine.poll_action() {
-                if let Action::Exit { code } = action {
-                    return Some(code);
+                match action {
+                    Action::Exit { code } => return Some(code),
+                    Action::Spawn { .. } if !self.keep_place() => return Some(exit::UNAVAILABLE),
+                    _ => {}
                 }
                 self.act(action);
             } else {
@@ -441,6 +479,7 @@ impl Driver {
         self.story.write();
         let command = &self.effective.settings.command;
         self.processes.record_child(self.machine.generation(), command);
+        self.remember();
         None
     }
 
@@ -453,6 +492,14 @@ impl Driver {
             Report::Reloading { generation } => {
                 self.machine.handle_event(now, Event::ReloadingSeen { generation });
             }
+            Report::Heart { generation, beats } => self.machine.handle_event(
+                now,
+                if beats {
+                    Event::HeartSeen { generation }
+                } else {
+                    Event::HeartMissed { generation }
+                },
+            ),
             // Of the very process that is being prepared: one that was given up may speak late.
             Report::Staged { generation, pid, staged } if self.processes.is_staging(pid) => {
                 self.on_staged(generation, staged);
@@ -537,7 +584,9 @@ impl Driver {
         // The last words on each connection: how a restart or a stop that was waited for ended.
         self.story.drop_waiting();
         // Who hears them may start the next supervisor at once: its place is free before.
-        self.processes.remove_sockets();
+        if self.place.is_ours() {
+            self.processes.remove_sockets();
+        }
         drop(self.processes);
         drop(self.lock);
         self.control.close().await;
@@ -548,7 +597,11 @@ impl Driver {
 
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+        Some(at) => {
+            tokio::time::sleep_until(at.into()).await;
+            // The runtime may have looked at the clock alone: once more, for what else there is.
+            tokio::task::yield_now().await;
+        }
         None => std::future::pending().await,
     }
 }

@@ -299,7 +299,7 @@ impl History {
             }
             Entry::Joined { id, reason, by } => {
                 let incident = self.incident(id, at, Kind::Restart);
-                incident.joined += 1;
+                incident.joined = incident.joined.saturating_add(1);
                 incident.joiners.push(Joiner { reason, by });
             }
             Entry::CheckFailed { id, said } => {
@@ -439,6 +439,16 @@ mod tests {
         assert_eq!(incident.ends[0].exit, ChildExit::Code(75));
         assert_eq!(incident.verdict, Some(verdict));
         assert_eq!(history.next_id(), RestartId(8));
+    }
+
+    #[test]
+    fn a_count_that_somebody_wrote_into_the_ledger_does_not_overflow() {
+        let id = RestartId(1);
+        let joined = || Entry::Joined { id, reason: "x".into(), by: Requester::supervisor() };
+        let (verdict, phases) = (Verdict::Stopped, Vec::new());
+        let most = Entry::Verdict { id, verdict, took_ms: 3, phases, joined: u32::MAX };
+        let history = History::fold([line(1, joined()), line(2, most), line(3, joined())]);
+        assert_eq!(history.incidents[&id].joined, u32::MAX);
     }
 
     #[test]

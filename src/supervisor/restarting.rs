@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use crate::protocol::control::{Refusal, Verdict};
 
 use super::{
+    asked::{Restart, Step},
     event::{Action, Goal, Handler, Handlers},
-    machine::{Restart, Step, Supervisor},
+    machine::Supervisor,
     policy::Respawn,
-    state::State,
+    state::{Rung, State},
     timer::Timer,
 };
 
@@ -45,6 +46,8 @@ impl Supervisor {
                 self.failures.begin_trial();
                 self.spawn(now);
             }
+            // Who asks for a restart means the one that was left alone until now.
+            State::Awaiting => self.evict(now, Rung::Asked),
             State::Draining(_)
             | State::Ending(..)
             | State::Sweeping(_)

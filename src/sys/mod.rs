@@ -15,6 +15,8 @@ pub mod last_resort;
 pub mod ledger_file;
 pub mod lock;
 #[cfg(feature = "supervisor")]
+pub mod memory_file;
+#[cfg(feature = "supervisor")]
 pub mod notify;
 #[cfg(feature = "drain")]
 pub mod notify_parent;

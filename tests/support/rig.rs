@@ -40,6 +40,7 @@ const LOCKKEEPER: &str = env!("CARGO_BIN_EXE_lockkeeper");
 pub struct Rig {
     pub(super) home: Arc<Home>,
     program: PathBuf,
+    through: Vec<OsString>,
     config: Option<String>,
     args: Vec<String>,
     command: Vec<OsString>,
@@ -57,6 +58,7 @@ impl Rig {
         let rig = Self {
             home,
             program: LOCKKEEPER.into(),
+            through: Vec::new(),
             config: None,
             args: Vec::new(),
             command: vec![probe().into()],
@@ -110,6 +112,13 @@ impl Rig {
         self.env("NOTIFY_SOCKET", socket)
     }
 
+    /// Starts the supervisor by this command, which gets its command line as further arguments and
+    /// is to become it: `prlimit`, `strace -D`, `sh -c`.
+    pub fn through<S: Into<OsString>>(mut self, argv: impl IntoIterator<Item = S>) -> Self {
+        self.through = argv.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Another state folder.
     pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.state_dir = path.into();
@@ -150,7 +159,7 @@ impl Rig {
     #[track_caller]
     pub fn start(&self) -> Supervisor {
         let owner = new_owner();
-        let mut command = self.verb("run");
+        let mut command = self.run();
         if let Some(text) = &self.config {
             let file = self.path(&format!("config-{owner}.toml"));
             fs::write(&file, text).expect("a settings file");
@@ -226,6 +235,15 @@ impl Rig {
         self.home.children()
     }
 
+    fn run(&self) -> Command {
+        let run = self.verb("run");
+        let Some((program, arguments)) = self.through.split_first() else { return run };
+        let mut command = Command::new(program);
+        command.args(arguments).arg(run.get_program()).args(run.get_args());
+        self.surround(&mut command);
+        command
+    }
+
     fn verb(&self, verb: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(verb).arg("--state-dir").arg(&self.state_dir);
@@ -237,12 +255,17 @@ impl Rig {
     fn surround(&self, command: &mut Command) {
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.env("HOME", self.path("")).env("PROBE_REPORT", self.path("report"));
+        // Else `scripts/coverage` would not see what the supervisor does.
+        command.envs(std::env::var_os(PROFILE).map(|file| (PROFILE, file)));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(uid) = self.user {
             command.uid(uid);
         }
     }
 }
+
+/// Where an instrumented program writes what of it was run.
+const PROFILE: &str = "LLVM_PROFILE_FILE";
 
 fn new_owner() -> String {
     static STARTED: AtomicUsize = AtomicUsize::new(0);

@@ -35,6 +35,16 @@ fn an_unknown_key_is_told_with_its_line_and_what_was_meant() {
 }
 
 #[test]
+fn a_refusal_that_quotes_the_file_is_short_and_one_line_without_control_characters() {
+    let quoted = refusal(&format!("profile = \"a\\r\\n\\u001b[31m{}\"", "x".repeat(5_000)));
+    assert!(
+        quoted.starts_with(r"lockkeeper.toml:1: profile: unknown variant `a\r\n\u{1b}[31mxx"),
+        "{quoted}"
+    );
+    assert!(quoted.len() < 600, "{} bytes", quoted.len());
+}
+
+#[test]
 fn a_refused_value_is_told_with_its_line_and_key() {
     for (text, expected) in [
         (

@@ -10,7 +10,7 @@ use crate::{
     },
     restart::scheduler,
     supervisor::{
-        event::{Action, Event, Goal, Target},
+        event::{Action, Event, Goal, HungSign, Target},
         ledger::Entry,
         state::State,
     },
@@ -27,7 +27,15 @@ impl Driver {
     pub(super) fn act(&mut self, action: Action) {
         let now = clock::now();
         match action {
-            Action::Spawn { generation } => self.spawn(generation),
+            Action::Spawn { generation, safe_mode } => {
+                self.safe_mode = safe_mode;
+                if safe_mode {
+                    self.story.warn(format!(
+                        "generation {generation}: so many failed that it starts in safe mode"
+                    ));
+                }
+                self.spawn(generation);
+            }
             Action::WatchReady { generation } => {
                 if let Some(probe) = self.probe() {
                     self.processes.watch_ready(generation, probe, child::Watch::Start);
@@ -55,6 +63,19 @@ impl Driver {
                     self.machine.handle_event(now, Event::TreeEmpty { generation });
                 }
             }
+            Action::CheckHeart { generation } => {
+                if let Some(probe) = self.effective.settings.watchdog.probe() {
+                    self.processes.check_heart(generation, probe);
+                }
+            }
+            Action::DeclareHung { generation, sign } => self.declare_hung(generation, sign),
+            Action::ExtendUpstream { by } => drop(self.upstream.extend_timeout(by)),
+            Action::AwaitOrphan => {
+                let status = "waiting for the child of an earlier supervisor to end";
+                self.story.warn(format!("{status} (lock.orphan = \"wait\")"));
+                self.upstream.status(status);
+                self.processes.await_orphan();
+            }
             Action::Evict { signal } => self.processes.evict(signal),
             Action::Judge { generation, beside } => self.judge(generation, beside),
             Action::Recover { generation } => self.recover(generation),
@@ -77,6 +98,7 @@ impl Driver {
                 self.story.ended(now, &outcome, asked, pid, peak);
                 self.drain = None;
                 self.says = None;
+                self.has_progressed = false;
                 let status = format!("generation {} ended by {}", outcome.generation, outcome.exit);
                 self.upstream.status(&status);
             }
@@ -91,6 +113,7 @@ impl Driver {
         match (to, self.machine.state()) {
             (Target::Leader, State::Draining(goal)) => {
                 self.drain = None;
+                self.has_progressed = false;
                 let grace = self.machine.poll_timeout().map(|at| at - now);
                 let grace = grace.unwrap_or_default();
                 let grace_ms = millis(grace);
@@ -120,6 +143,19 @@ impl Driver {
             let generation = self.machine.generation();
             self.processes.watch_ready(generation, probe, child::Watch::Restart);
         }
+    }
+
+    fn declare_hung(&mut self, generation: u64, sign: HungSign) {
+        let watchdog = &self.effective.settings.watchdog;
+        let how = match sign {
+            HungSign::Silent => format!(
+                "no sign of life in {} intervals of {} ({})",
+                watchdog.failures, watchdog.interval, watchdog.via
+            ),
+            HungSign::Triggered => "it said so itself (WATCHDOG=trigger)".to_owned(),
+        };
+        self.story.warn(format!("generation {generation} is hung: {how}"));
+        self.upstream.status(&format!("generation {generation} is hung"));
     }
 
     fn announce_ready(&mut self, now: Instant, generation: u64, first: bool) {
@@ -180,6 +216,8 @@ impl Driver {
     }
 
     fn stage(&mut self, generation: u64) {
+        // Only a restart that was asked for is staged, and that is never one in safe mode.
+        self.safe_mode = false;
         let environment = self.environment.of(self.given(generation));
         let command = &self.effective.settings.command;
         if let Err(error) = self.processes.stage(generation, command, &environment) {
@@ -223,6 +261,8 @@ impl Driver {
             nonce: self.nonce_of(generation),
             generation,
             expected_ms: self.story.expected_ms(),
+            safe_mode: self.safe_mode,
+            watchdog: self.effective.settings.watchdog.heartbeat(),
         }
     }
 

@@ -56,7 +56,10 @@ pub(super) struct Processes {
     /// Of these, those that were there before we began.
     strangers: Vec<u32>,
     watch: Option<AbortHandle>,
-    eviction: Option<AbortHandle>,
+    /// The orphan was told to leave.
+    struck_orphan: bool,
+    /// Its end is waited for.
+    awaits_orphan: bool,
     reporter: mpsc::Sender<Report>,
 }
 
@@ -143,7 +146,8 @@ impl Processes {
             left_out: strangers.clone(),
             strangers,
             watch: None,
-            eviction: None,
+            struck_orphan: false,
+            awaits_orphan: false,
             reporter,
         }
     }
@@ -307,9 +311,7 @@ impl Processes {
     /// Looks for readiness by the child's port.
     pub(super) fn watch_ready(&mut self, generation: u64, target: Probe, watch: Watch) {
         self.stop_watching();
-        let (own, left_out) = (self.own, self.left_out.clone());
-        let members =
-            move || tree::members(own, &left_out).iter().map(|m| m.id.pid).collect::<Vec<_>>();
+        let members = self.pids_of_tree();
         let reporter = self.reporter.clone();
         let task = tokio::spawn(async move {
             if let Watch::Restart = watch {
@@ -333,6 +335,25 @@ impl Processes {
     }
 
     // --- alive ---
+
+    /// Asks the child's port once for a sign of life.
+    pub(super) fn check_heart(&self, generation: u64, target: Probe) {
+        let members = self.pids_of_tree();
+        let reporter = self.reporter.clone();
+        tokio::spawn(async move {
+            let answer = probe::check(&target, &members).await;
+            if let Err(why) = &answer {
+                tracing::debug!("generation {generation}: no sign of life: {why}");
+            }
+            let _ = reporter.send(Report::Heart { generation, beats: answer.is_ok() }).await;
+        });
+    }
+
+    /// The processes of the tree, at each call as they are.
+    fn pids_of_tree(&self) -> impl Fn() -> Vec<u32> + Send + use<> {
+        let (own, left_out) = (self.own, self.left_out.clone());
+        move || tree::members(own, &left_out).iter().map(|m| m.id.pid).collect()
+    }
 
     pub(super) fn leader_pid(&self) -> Option<u32> {
         self.leader.as_ref().map(|leader| leader.id.pid)
@@ -546,15 +567,20 @@ impl Processes {
 
     /// The first call asks the leader; each later one strikes all.
     pub(super) fn evict(&mut self, signal: Signal) {
-        orphan::signal(&self.child_lock, signal, self.eviction.is_some());
-        if self.eviction.is_none() {
+        orphan::signal(&self.child_lock, signal, self.struck_orphan);
+        self.struck_orphan = true;
+        self.await_orphan();
+    }
+
+    /// Waits until nothing is left of it.
+    pub(super) fn await_orphan(&mut self) {
+        if !std::mem::replace(&mut self.awaits_orphan, true) {
             let gone = orphan::gone(Arc::clone(&self.child_lock));
             let reporter = self.reporter.clone();
-            let task = tokio::spawn(async move {
+            tokio::spawn(async move {
                 gone.await;
                 let _ = reporter.send(Report::OrphanGone).await;
             });
-            self.eviction = Some(task.abort_handle());
         }
     }
 }

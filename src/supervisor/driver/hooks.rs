@@ -1,4 +1,4 @@
-//! Commands beside the child: `restart.check`, `exit.judge`, `exit.recover`.
+//! Commands beside the child: `restart.check`, `exit.judge`, `recovery.command`.
 
 use std::{future, task::Poll};
 
@@ -150,7 +150,7 @@ impl Driver {
     }
 
     pub(super) fn recover(&mut self, generation: u64) {
-        let argv = self.effective.settings.exit.recover.clone();
+        let argv = self.effective.settings.recovery.command.clone();
         tracing::warn!("the child's config is bad: running {}", super::shown_command(&argv));
         if !self.run_hook(&argv, Purpose::Recover { generation }) {
             self.machine.handle_event(clock::now(), Event::RecoveryFinished { generation });

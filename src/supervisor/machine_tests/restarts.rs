@@ -345,7 +345,7 @@ fn a_request_that_comes_after_the_spawn_is_a_new_one() {
 fn a_restart_while_a_crash_is_swept_judged_or_mended_is_served_by_what_follows() {
     let mut policy = Policy::default();
     policy.exits.judged = true;
-    policy.exits.recovery = true;
+    policy.recovery.command = true;
     let mut hand = Hand::sweeping(policy.clone(), ChildExit::Signal(11));
     assert_eq!(hand.restart(1), []);
     assert_eq!(rest(&hand.emptied()), [spawn(2), served(1)]);
