@@ -70,6 +70,7 @@ impl Status {
 fn running(status: &control::Status) -> String {
     let mut words = vec![status.name.clone(), status.state.clone()];
     words.push(format!("generation {}", status.generation));
+    words.extend(status.safe_mode.then(|| "in safe mode".to_owned()));
     words.extend(status.pid.map(|pid| format!("pid {pid}")));
     words.extend(status.up_ms.map(|ms| format!("up {}", human::millis(ms))));
     words.extend(status.memory.map(|n| format!("memory {}", human::bytes(n))));

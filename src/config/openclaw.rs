@@ -8,6 +8,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -45,8 +46,24 @@ pub struct Version {
 pub enum Contract {
     /// From 2026.9: SIGUSR2 restarts, `/startupz` tells readiness, an exit 0 may carry a hand-off.
     Current,
-    /// Before: SIGUSR1 restarts, `/healthz` tells that it serves, there is no hand-off.
+    /// Before: SIGUSR1 restarts, `/healthz` tells that it serves, there is no hand-off: an exit 0
+    /// means "stopped" and "restart me", and nothing tells which.
     Legacy,
+}
+
+/// When it starts without its channels: after this many unclean boots within this time.
+///
+/// A boot is unclean while nothing has been written of its end (a SIGKILL, a crash) and it began
+/// within the window, and if it failed within the window (its exit 78 counts, too). Nothing but
+/// time clears one: a clean end of a later boot does not. The rows stand in the table
+/// `gateway_boot_lifecycle` of its state database.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Breaker {
+    /// So many, and the next boot holds its channels back.
+    pub unclean: u32,
+    /// How long one counts, from its begin; and how long a boot without channels must then live
+    /// until it starts them itself, which it looks at every 5 min.
+    pub window: Duration,
 }
 
 /// Where a restart takes place.
@@ -102,6 +119,14 @@ impl Version {
     pub fn contract(self) -> Contract {
         // A beta of 2026.9 has what 2026.9 has.
         if (self.year, self.month) >= (2026, 9) { Contract::Current } else { Contract::Legacy }
+    }
+}
+
+impl Contract {
+    /// Its crash-breaker; the older ones have none.
+    pub fn breaker(self) -> Option<Breaker> {
+        let breaker = Breaker { unclean: 3, window: Duration::from_secs(300) };
+        (self == Self::Current).then_some(breaker)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     openclaw::{Contract, Facts, Stay},
     settings::Settings,
 };
-use crate::protocol::signal::Signal;
+use crate::protocol::{exit, signal::Signal};
 
 /// The profiles there are.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -90,13 +90,44 @@ pub fn openclaw(facts: &Facts) -> Vec<Leaf> {
         ("restart.handler", HandlerBy::Ready.to_string().into()),
         ("restart.in_process_signal", restart_signal.name().into()),
         ("restart.grace", "330s".into()),
-        ("env.set.OPENCLAW_SUPERVISOR_MODE", "external".into()),
-        ("env.set.OPENCLAW_SERVICE_REPAIR_POLICY", "external".into()),
-        // Else the process that we spawn is a launcher, which dies of SIGUSR2 and leaves the
-        // gateway with its port to nobody.
-        ("env.set.OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED", "1".into()),
     ];
-    let mut removed = vec!["OPENCLAW_SYSTEMD_UNIT", "NODE_COMPILE_CACHE"];
+    let mut removed = vec!["NODE_COMPILE_CACHE"];
+    match contract {
+        Contract::Current => {
+            values.extend([
+                ("env.set.OPENCLAW_SUPERVISOR_MODE", "external".into()),
+                ("env.set.OPENCLAW_SERVICE_REPAIR_POLICY", "external".into()),
+                // Else the process that we spawn is a launcher, which dies of SIGUSR2 and leaves
+                // the gateway with its port to nobody.
+                ("env.set.OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED", "1".into()),
+            ]);
+            removed.insert(0, "OPENCLAW_SYSTEMD_UNIT");
+        }
+        Contract::Legacy => values.extend([
+            // Its launcher goes by another name, takes SIGUSR1 for its inspector and restarts
+            // nothing.
+            ("env.set.OPENCLAW_NODE_OPTIONS_READY", "1".into()),
+            // Without a mark of a supervisor it starts its own successor, beside ours. Of all
+            // marks this one alone means nothing to anyone but OpenClaw.
+            ("env.set.OPENCLAW_SYSTEMD_UNIT", "lockkeeper.service".into()),
+            // A config edit makes it exit with 0. A gateway that is up by mistake is a smaller harm
+            // than one that is down by mistake.
+            ("exit.restart", vec![i64::from(exit::OK), i64::from(exit::RESTART)].into()),
+            ("exit.stop", Value::Array(Vec::new())),
+        ]),
+    }
+    if let Some(breaker) = contract.breaker() {
+        let window = format!("{}s", breaker.window.as_secs());
+        // The boot that would come without its channels is held back until it would not.
+        values.extend([
+            ("limit.burst", i64::from(breaker.unclean).into()),
+            ("limit.interval", window.clone().into()),
+            ("limit.then", "half-open".into()),
+            ("limit.retry", window.clone().into()),
+            // One that lived longer is out of its window; one that lived less is not.
+            ("backoff.reset_after", window.into()),
+        ]);
+    }
     match facts.stay {
         // It outranks the external mode, so that a restart would stay in the process unasked.
         Stay::Respawns => removed.insert(0, "OPENCLAW_NO_RESPAWN"),

@@ -294,6 +294,9 @@ pub struct Status {
     pub says: Option<String>,
     /// How far the child's drain is.
     pub drain: Option<DrainProgress>,
+    /// The child was started with `LOCKKEEPER_SAFE_MODE=1`: so many before it had failed.
+    #[serde(default)]
+    pub safe_mode: bool,
     /// Restarts that were asked for, and done.
     pub restarts: u64,
     /// Ends of the child that nobody had asked for.

@@ -260,7 +260,6 @@ struct Driver {
     safe_mode: bool,
     /// What is written down for the next supervisor.
     remembered: Memory,
-    state_dir: PathBuf,
     /// Datagrams that were dropped.
     complaints: Throttle,
     /// Requests that were refused.
@@ -349,13 +348,11 @@ impl Driver {
             has_progressed: false,
             safe_mode: false,
             remembered,
-            state_dir,
             complaints: Throttle::default(),
             denials: Throttle::default(),
             reports,
             effective,
             lock,
-            place: Place::of(&state_dir),
             heard_late: 0,
         })
     }

@@ -5,9 +5,9 @@
 use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::{UnixListener, UnixStream},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -16,22 +16,34 @@ use std::{
 use lockkeeper::protocol::{env, signal::Signal};
 use serde_json::Value;
 
-use crate::support::Process;
+use crate::{locked, support::Process};
 
-/// The orders of one child: each a word of it, and what it is told then.
-pub(crate) type Script = &'static [(&'static str, &'static str, &'static str)];
+/// What happens in a life: when a child of this generation says something that begins like this.
+pub(crate) type Script = &'static [(&'static str, &'static str, Order)];
+
+/// What a child's words set off.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    /// An order to that child.
+    Child(&'static str),
+    /// A request to the supervisor.
+    Ask(&'static str),
+}
 
 /// Everybody who reports at one socket.
 #[derive(Debug)]
 pub(crate) struct Guests {
     shared: Arc<Shared>,
-    socket: std::path::PathBuf,
+    socket: PathBuf,
 }
 
 #[derive(Debug)]
 struct Shared {
     script: Script,
     scripted: &'static str,
+    /// The supervisor's control socket, as long as it is the scripted one's: the next supervisor
+    /// has the same path, and is asked nothing.
+    control: Mutex<Option<PathBuf>>,
     book: Mutex<Book>,
     is_closed: AtomicBool,
 }
@@ -51,12 +63,17 @@ struct Guest {
 }
 
 impl Guests {
-    /// Children whose supervisor has this owner's mark are told what `script` says: (generation,
-    /// what it said, order).
-    pub(crate) fn at(socket: &Path, scripted: &'static str, script: Script) -> Self {
+    /// For the children of the supervisor with the mark `scripted`, and its `control` socket.
+    pub(crate) fn at(
+        socket: &Path,
+        control: PathBuf,
+        scripted: &'static str,
+        script: Script,
+    ) -> Self {
         let listener = UnixListener::bind(socket).expect("a report socket");
         let (book, is_closed) = (Mutex::default(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { script, scripted, book, is_closed });
+        let control = Mutex::new(Some(control));
+        let shared = Arc::new(Shared { script, scripted, control, book, is_closed });
         let door = Arc::clone(&shared);
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
@@ -68,6 +85,11 @@ impl Guests {
             }
         });
         Self { shared, socket: socket.to_owned() }
+    }
+
+    /// The scripted supervisor has ended.
+    pub(crate) fn end_script(&self) {
+        *locked(&self.shared.control) = None;
     }
 
     /// When two lived at once.
@@ -101,13 +123,25 @@ impl Shared {
             return lines.for_each(drop);
         }
         for line in lines {
-            let next = self
-                .script
-                .iter()
-                .find(|(of, when, _)| *of == generation && line.starts_with(when));
-            if let Some((_, _, order)) = next {
-                let _ = writeln!(orders, "{order}");
+            let fits =
+                |(of, when, _): &&(&str, &str, Order)| *of == generation && line.starts_with(when);
+            match self.script.iter().find(fits) {
+                Some((_, _, Order::Child(order))) => drop(writeln!(orders, "{order}")),
+                Some((_, _, Order::Ask(request))) => self.ask(request),
+                None => {}
             }
+        }
+    }
+
+    /// A supervisor that was killed is not there, or leaves without an answer.
+    fn ask(&self, request: &str) {
+        let control = locked(&self.control);
+        let Some(mut control) = control.as_ref().and_then(|path| UnixStream::connect(path).ok())
+        else {
+            return;
+        };
+        if writeln!(control, "{request}").is_ok() {
+            let _ = BufReader::new(control).read_line(&mut String::new());
         }
     }
 
@@ -129,7 +163,7 @@ impl Shared {
         book.everyone.push(Guest { name, generation, process });
     }
 
-    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn book(&self) -> MutexGuard<'_, Book> {
+        locked(&self.book)
     }
 }

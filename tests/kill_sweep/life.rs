@@ -13,14 +13,14 @@ use lockkeeper::protocol::signal::Signal;
 use tempfile::TempDir;
 
 use crate::{
-    guests::{Guests, Script},
+    guests::{Guests, Order, Script},
     strace::{self, Point},
     support::{OBEDIENT, Process, probe},
 };
 
 const CONFIG: &str = "[stop]\nkill_after = '1s'\n[restart]\ncooldown = '0s'\n";
-const RESTART: &str = r#"ask {"v":1,"id":"1","verb":"restart","reason":"sweep"}"#;
-const STOP: &str = r#"ask {"v":1,"id":"1","verb":"stop"}"#;
+const RESTART: Order = Order::Ask(r#"{"v":1,"id":"1","verb":"restart","reason":"sweep"}"#);
+const STOP: Order = Order::Ask(r#"{"v":1,"id":"1","verb":"stop"}"#);
 /// What a child says once it is on its way.
 const READY: &str = "done notify READY=1";
 /// As long as this nothing may happen. A safety net.
@@ -44,8 +44,8 @@ impl Scenario {
         match self {
             Self::Whole => &[
                 ("1", READY, RESTART),
-                ("2", READY, "orphan helper on TERM exit 0"),
-                ("2", "done orphan", "exit 3"),
+                ("2", READY, Order::Child("orphan helper on TERM exit 0")),
+                ("2", "done orphan", Order::Child("exit 3")),
                 ("3", READY, STOP),
             ],
             Self::Rotation => &[("1", READY, RESTART), ("2", READY, STOP)],
@@ -66,9 +66,10 @@ impl Life {
     pub(crate) fn new(scenario: Scenario) -> Self {
         // Not where TMPDIR may lead: the path of a socket ends at 107 bytes.
         let folder = tempfile::Builder::new().prefix("lks").tempdir_in("/tmp").expect("a folder");
-        let path = |name| folder.path().join(name);
+        let path = |name: &str| folder.path().join(name);
         fs::write(path("config.toml"), CONFIG).expect("a settings file");
-        let guests = Guests::at(&path("report"), "killed", scenario.script());
+        let guests =
+            Guests::at(&path("report"), path("state/control.sock"), "killed", scenario.script());
         let manager = UnixDatagram::bind(path("manager")).expect("a manager's socket");
         manager.set_read_timeout(Some(NET)).expect("a limit");
         let life = Self { guests, manager, folder };
@@ -121,6 +122,7 @@ impl Life {
         let mut traced = self.run(command, "killed");
         Process::of(traced.id()).gone();
         traced.wait().expect("it is our child");
+        self.guests.end_script();
     }
 
     /// Starts a supervisor that nobody traces.

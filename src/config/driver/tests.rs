@@ -306,7 +306,7 @@ fn a_profile_is_printed_as_a_file() {
     let effective = setup.load();
     assert_eq!(effective.settings.stop.grace.to_string(), "330s");
     assert_eq!(effective.settings.exit.judge[1], "gateway");
-    assert!(!printed.contains("backoff"), "{printed}");
+    assert!(!printed.contains("cooldown"), "{printed}");
     let generic: Settings = toml::from_str(&profile::render(ProfileName::Generic)).unwrap();
     assert_eq!(generic, Settings::default());
 }

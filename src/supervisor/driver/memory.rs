@@ -13,8 +13,8 @@ impl Driver {
             return;
         }
         self.remembered.clone_from(self.machine.memory());
-        if let Err(error) = memory_file::write(&self.state_dir, &self.remembered) {
-            tracing::debug!("{} in {}: {error}", memory_file::NAME, self.state_dir.display());
+        if let Err(error) = memory_file::write(self.place.dir(), &self.remembered) {
+            tracing::debug!("{} in {}: {error}", memory_file::NAME, self.place.dir().display());
         }
     }
 }

@@ -44,6 +44,11 @@ impl Place {
         Self { dir: dir.to_owned(), made: found(dir) }
     }
 
+    /// The folder.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Whether everything is there as we have made it.
     pub(super) fn is_ours(&self) -> bool {
         self.made == found(&self.dir)

@@ -292,6 +292,7 @@ impl Driver {
             memory: self.processes.memory().filter(|_| alive),
             says: self.says.clone(),
             drain: self.drain.clone(),
+            safe_mode: self.safe_mode && alive,
             restarts: self.story.restarts,
             crashes: self.story.crashes,
             pending: pending.map(|pending| pending.id),
