@@ -431,6 +431,8 @@ fn try_line(place: &Path, line: &str) -> Output {
     if let Some(at) = words.iter().position(|word| word == "--state-dir") {
         words[at + 1] = place.display().to_string();
     }
+    // It would go on for ever.
+    words.retain(|word| word != "--follow");
     if words[1] == "run" {
         words[1] = "__resolve".to_owned();
     }

@@ -7,8 +7,11 @@
 mod cancel;
 mod check;
 mod client;
+mod events;
 mod human;
+mod log;
 mod place;
+mod progress;
 mod restart;
 mod run;
 mod status;
@@ -18,7 +21,7 @@ mod why;
 
 use std::{
     ffi::OsString,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     time::Duration,
 };
@@ -55,6 +58,7 @@ enum Verb {
     Cancel(cancel::Cancel),
     Stop(stop::Stop),
     Why(why::Why),
+    Events(events::Events),
 }
 
 /// Which gateway is meant.
@@ -93,6 +97,7 @@ pub fn main(mut argv: Vec<OsString>) -> u8 {
         Verb::Cancel(verb) => verb.run(),
         Verb::Stop(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),
+        Verb::Events(verb) => verb.run(),
     }
 }
 
@@ -105,6 +110,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn say(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Whether a person watches the output.
+fn live() -> progress::Live {
+    if io::stdout().is_terminal() { progress::Live::Yes } else { progress::Live::No }
 }
 
 /// One sentence to stderr, and the code to leave with.

@@ -9,7 +9,7 @@ use crate::{
     sys::{
         clock,
         hook::{Hook, Output},
-        process::{Launch, StdinFrom},
+        process::{Launch, OutputTo, StdinFrom},
         signals, tree,
     },
 };
@@ -159,7 +159,8 @@ impl Driver {
 
     fn run_hook(&mut self, argv: &[String], purpose: Purpose) -> bool {
         let env = self.environment.of_hook();
-        let launch = Launch { argv, env, stdin: StdinFrom::Null, child_lock: None };
+        let (stdin, output) = (StdinFrom::Null, OutputTo::Inherit);
+        let launch = Launch { argv, env, stdin, output, child_lock: None };
         match Hook::spawn(&launch) {
             Ok(hook) => {
                 self.processes.leave_out(hook.pid());
