@@ -17,8 +17,10 @@ use crate::protocol::{
 };
 
 use super::{
+    asked::{Restart, Step},
+    ending::Ended,
     event::Goal,
-    machine::{Ended, Restart, Step, Supervisor},
+    machine::Supervisor,
     policies::Lived,
     policy::Respawn,
     state::{Rung, State},
@@ -36,6 +38,9 @@ pub(super) struct Key {
 }
 
 impl Key {
+    pub(super) fn hist(&self) -> [u8; 3] {
+        [self.bytes[0], self.bytes[1], self.bytes[5]]
+    }
     pub(super) fn of(machine: &Supervisor, world: &World, now: Instant, boot: Duration) -> Self {
         let mut to = Writer { bytes: [0; LENGTH], length: 0 };
         to.machine(machine, now, boot);
@@ -104,7 +109,10 @@ impl Writer {
             restart,
             awaited,
             kills,
-            recovered,
+            silent,
+            heart_asked,
+            patience_end,
+            safe_mode,
             failures,
             timers,
             actions,
@@ -112,14 +120,23 @@ impl Writer {
         assert!(actions.is_empty(), "a key is of a machine that waits");
         self.state(*state);
         self.bits([*spawn_queued, *alive, *ever_spawned, *ever_ready, *was_ready, *reloading]);
-        self.bits([*recovered, failures.trial, *generation > 0]);
+        let memory = failures.memory();
+        let mended = failures.is_mended(boot, &policy.recovery);
+        self.bits([mended, failures.trial, *generation > 0, *heart_asked, *safe_mode]);
         self.bits(
             [Signal::Term, Signal::Usr1, Signal::Usr2, Signal::Kill].map(|s| sent.contains(&s)),
         );
         self.byte(u8::try_from(*stops).unwrap_or(u8::MAX));
         self.byte((*kills).min(MAX_KILLS + 1) as u8);
         let is_fresh = |at: &&Duration| boot.saturating_sub(**at) <= policy.limit.interval;
-        self.byte(failures.recent.iter().filter(is_fresh).count() as u8);
+        let fresh = memory.recent.iter().filter(is_fresh).count() as u8;
+        self.byte(fresh << 4 | *silent as u8);
+        // Only where nothing else slows the starts down.
+        let in_a_row = memory.in_a_row.min(2) as u8;
+        self.byte(if policy.backoff.max.is_zero() { in_a_row } else { 0 });
+        // It is set anew where it matters.
+        let is_patient = matches!(state, State::Starting | State::Draining(_));
+        self.time(patience_end.filter(|_| is_patient), now);
         match ended {
             None => self.byte(0),
             Some(ended) => self.ended(ended),
@@ -134,19 +151,24 @@ impl Writer {
         }
         for (index, timer) in Timer::ALL.into_iter().enumerate() {
             if let Some(at) = timers.at(timer) {
-                let left = at.saturating_duration_since(now).as_millis();
-                let [low, high] = u16::try_from(left).expect("times are short").to_le_bytes();
                 self.byte(index as u8 + 1);
-                self.byte(low);
-                self.byte(high);
+                self.time(Some(at), now);
             }
         }
         self.byte(0);
     }
 
+    fn time(&mut self, at: Option<Instant>, now: Instant) {
+        let left = at.map_or(0, |at| 1 + at.saturating_duration_since(now).as_millis());
+        let [low, high] = u16::try_from(left).expect("times are short").to_le_bytes();
+        self.byte(low);
+        self.byte(high);
+    }
+
     fn state(&mut self, state: State) {
         let (kind, more) = match state {
             State::Idle => (0, 0),
+            State::Awaiting => (13, 0),
             State::Evicting(rung) => (1, of_rung(rung)),
             State::Starting => (2, 0),
             State::Ready => (3, 0),
@@ -191,7 +213,6 @@ impl Writer {
             leader,
             releasing,
             spawn_said,
-            inspecting,
             check,
             stage,
             judging,
@@ -215,7 +236,7 @@ impl Writer {
         self.byte(*stage as u8);
         self.byte(*orphan as u8);
         self.byte(check.map_or(0, |id| 1 + id));
-        self.bits([*releasing, *spawn_said, *inspecting, *judging, *recovering, *asked, *termed]);
+        self.bits([*releasing, *spawn_said, *judging, *recovering, *asked, *termed]);
         self.bits([*killed, *swept, *emptied, *end_told, *ready_said, *stopping_said, *mended]);
         self.byte(*sweep_kills << 4 | *stops);
         let request = |all, request: &Request| all << 2 | *request as u8;
@@ -238,6 +259,7 @@ fn of_goal(goal: Goal) -> u8 {
         Goal::Restart => 1,
         Goal::Reload => 2,
         Goal::Replace => 3,
+        Goal::Hung => 4,
     }
 }
 

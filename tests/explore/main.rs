@@ -61,5 +61,8 @@ explored! {
     mended,
     no_time,
     no_burst,
+    watched,
+    probed,
+    patient,
     checked_in_process,
 }

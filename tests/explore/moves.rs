@@ -13,6 +13,8 @@ use super::{
 /// One thing that happens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Move {
+    /// What an earlier supervisor remembered is read: as many failures as there may be.
+    Recall,
     Begin {
         orphan: bool,
     },
@@ -35,6 +37,10 @@ pub(super) enum Move {
     Handlers(Handlers),
     Ready,
     Reloading,
+    Beat,
+    BeatMissed,
+    Trigger,
+    Extend,
     /// The leader is reaped; perhaps found to have been the last of its tree in the same breath.
     Exit {
         exit: ChildExit,

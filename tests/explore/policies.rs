@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::protocol::exit::{self, ChildExit};
 
-use super::policy::{LimitThen, Park, Policy, ReadyVia, Respawn};
+use super::policy::{HeartVia, LimitThen, Orphan, Park, Policy, ReadyVia, Respawn};
 
 /// How far the exploration goes.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,8 @@ pub struct Case {
     pub(super) policy: Policy,
     /// How a child may end, and whether it had lived long.
     pub(super) exits: Vec<(ChildExit, Lived)>,
+    /// Whether the child asks for more time.
+    pub(super) extends: bool,
 }
 
 /// How long a child lived.
@@ -62,7 +64,7 @@ impl Lived {
 }
 
 /// All names that [`named`] knows.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 15] = [
     "generic",
     "notify",
     "openclaw",
@@ -74,6 +76,9 @@ pub const NAMES: [&str; 12] = [
     "mended",
     "no_time",
     "no_burst",
+    "watched",
+    "probed",
+    "patient",
     "checked_in_process",
 ];
 
@@ -86,40 +91,48 @@ pub fn named(name: &str) -> Case {
             (ChildExit::Code(exit::FAILURE), Lived::Briefly),
             (ChildExit::Code(exit::FAILURE), Lived::Long),
             (ChildExit::Code(exit::RESTART), Lived::Briefly),
-            (ChildExit::Code(exit::CONFIG), Lived::Briefly),
-            (ChildExit::Signal(15), Lived::Briefly),
             (ChildExit::Signal(9), Lived::Briefly),
         ],
+        extends: false,
     };
+    let parks = (ChildExit::Code(exit::CONFIG), Lived::Briefly);
+    let dies_of_term = (ChildExit::Signal(15), Lived::Briefly);
     let policy = &mut case.policy;
     match name {
         // Alive for a second is ready.
         "generic" => {
             policy.ready.via = ReadyVia::Auto;
             policy.ready.timeout = ms(1010);
+            case.exits.push(dies_of_term);
         }
         "notify" => {}
         "openclaw" => {
             policy.ready.via = ReadyVia::Probe;
             policy.stop.hold = ms(60);
-            (policy.exits.judged, policy.exits.recovery) = (true, true);
+            (policy.exits.judged, policy.recovery.command) = (true, true);
+            policy.limit.kills = true;
+            case.exits.push(parks);
         }
         "in_process" => policy.restart.respawn = Respawn::InProcess,
         "checked" => policy.restart.check = true,
         "park_and_stay" => {
             (policy.limit.then, policy.park) = (LimitThen::Park, Park::Stay);
-            case.exits.push((ChildExit::Code(exit::RESTART), Lived::Long));
+            case.exits.extend([parks, (ChildExit::Code(exit::RESTART), Lived::Long)]);
         }
         "at_once" => {
             policy.ready.via = ReadyVia::Spawned;
             (policy.backoff.initial, policy.backoff.max) = (ms(0), ms(0));
             policy.limit.then = LimitThen::Park;
         }
-        "held" => policy.stop.hold = ms(60),
+        "held" => {
+            policy.stop.hold = ms(60);
+            case.exits.push(dies_of_term);
+        }
         "mended" => {
-            policy.exits.recovery = true;
-            policy.park = Park::Stay;
-            case.exits.push((ChildExit::Code(exit::CONFIG), Lived::Long));
+            policy.recovery.command = true;
+            (policy.recovery.command_after, policy.recovery.safe_mode_after) = (1, 2);
+            (policy.limit.burst, policy.park) = (3, Park::Stay);
+            case.exits.extend([parks, (ChildExit::Code(exit::CONFIG), Lived::Long)]);
         }
         "no_time" => {
             policy.ready.via = ReadyVia::Spawned;
@@ -133,11 +146,25 @@ pub fn named(name: &str) -> Case {
             policy.limit.burst = 0;
             case.exits.push((ChildExit::Unknown, Lived::Briefly));
         }
+        "watched" => {
+            policy.watchdog.via = HeartVia::Notify;
+            policy.orphan = Orphan::Wait;
+        }
+        "probed" => {
+            policy.watchdog.via = HeartVia::Probe;
+            policy.ready.via = ReadyVia::Spawned;
+            policy.stop.grace = ms(500);
+        }
+        "patient" => {
+            case.extends = true;
+            policy.stop.hold = ms(60);
+        }
         "checked_in_process" => {
             policy.restart.check = true;
             policy.restart.respawn = Respawn::InProcess;
             policy.stop.hold = ms(60);
             policy.park = Park::Stay;
+            case.exits.push(parks);
         }
         other => panic!("no policy has the name {other}"),
     }
@@ -152,10 +179,13 @@ fn short() -> Policy {
     (policy.stop.grace, policy.stop.kill_after) = (secs(3), secs(2));
     policy.restart.grace = secs(4);
     policy.restart.check_timeout = ms(40);
-    (policy.exits.judge_timeout, policy.exits.recovery_timeout) = (secs(1), secs(1));
+    (policy.exits.judge_timeout, policy.recovery.timeout) = (secs(1), secs(1));
     (policy.backoff.initial, policy.backoff.max) = (secs(5), secs(5));
     policy.backoff.reset_after = secs(30);
     (policy.limit.burst, policy.limit.interval, policy.limit.retry) = (2, secs(50), secs(7));
+    policy.recovery.window = policy.limit.interval;
+    (policy.watchdog.interval, policy.watchdog.failures) = (secs(2), 2);
+    policy.watchdog.grace = secs(1);
     policy
 }
 

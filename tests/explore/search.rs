@@ -14,6 +14,7 @@ use super::{
     moves::{Choices, Company, Move},
     policies::{Bounds, Case},
     policy::Policy,
+    stopping::MAX_PATIENCE,
     world::Node,
 };
 
@@ -94,6 +95,15 @@ pub fn explore(case: &Case, bounds: Bounds) -> Result<Found, Violation> {
         transitions: 0,
     };
     search.forward()?;
+    if std::env::var_os("HIST").is_some() {
+        let mut h = std::collections::BTreeMap::new();
+        for (k, _) in &search.known {
+            *h.entry(k.hist()).or_insert(0u32) += 1;
+        }
+        let mut v: Vec<_> = h.into_iter().collect();
+        v.sort_by_key(|x| x.1);
+        println!("{v:?}");
+    }
     search.rest_is_reachable()?;
     let stop_deadlines = search.stops_end()?;
     search.the_deaf_are_answered()?;
@@ -299,11 +309,11 @@ impl Search<'_> {
     }
 }
 
-/// What a stop may take at most: hold, grace and ladder, the ladder once more for the leftovers.
+/// What a stop may take at most: hold, grace (or what a child that makes progress is given), ladder, the ladder once more for the leftovers.
 fn stop_bound(policy: &Policy) -> Duration {
     let kill = policy.stop.kill_after.max(Duration::from_secs(1));
     let ladder = policy.stop.kill_after + 3 * kill;
-    policy.stop.hold + policy.stop.grace + 2 * ladder
+    policy.stop.hold + MAX_PATIENCE * policy.stop.grace + 2 * ladder
 }
 
 impl fmt::Display for Found {

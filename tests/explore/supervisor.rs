@@ -1,11 +1,15 @@
 //! The machine's files, and around them the explorer, which may look into the machine.
 
+#[path = "../../src/supervisor/asked.rs"]
+mod asked;
 #[path = "../../src/supervisor/ending.rs"]
 mod ending;
 #[path = "../../src/supervisor/event.rs"]
 pub mod event;
+#[path = "../../src/supervisor/heart.rs"]
+mod heart;
 #[path = "../../src/supervisor/limit.rs"]
-mod limit;
+pub mod limit;
 #[path = "../../src/supervisor/machine.rs"]
 pub mod machine;
 #[path = "../../src/supervisor/policy.rs"]

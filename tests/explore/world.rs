@@ -15,14 +15,18 @@ use crate::protocol::{
 };
 
 use super::{
+    asked::Step,
     event::{Action, Event, Judgement, Target},
     key::Key,
     laws::{Breach, Law},
-    machine::{Step, Supervisor},
+    limit::Memory,
+    machine::Supervisor,
     moves::{Choices, Company, Move, SIGHTS},
     policies::{Bounds, Case, Lived},
+    policy::HeartVia,
     state::State,
     stopping::MAX_KILLS,
+    timer::Timer,
 };
 
 /// The leader of the present generation.
@@ -69,7 +73,6 @@ pub(super) struct World {
     pub(super) releasing: bool,
     /// The machine was told that the child runs.
     pub(super) spawn_said: bool,
-    pub(super) inspecting: bool,
     /// The request whose `check` runs.
     pub(super) check: Option<u8>,
     pub(super) stage: Stage,
@@ -104,6 +107,8 @@ pub(super) struct Node {
     boot: Duration,
     /// The generation that was started last.
     spawned: u64,
+    /// A leftover was reaped, for which a SIGKILL is only repeated.
+    is_repeated: bool,
 }
 
 impl Node {
@@ -114,7 +119,6 @@ impl Node {
             leader: Leader::None,
             releasing: false,
             spawn_said: false,
-            inspecting: false,
             check: None,
             stage: Stage::None,
             judging: false,
@@ -135,7 +139,7 @@ impl Node {
             left: None,
         };
         let machine = Supervisor::new(case.policy.clone(), 7);
-        Self { machine, world, now, boot: Duration::ZERO, spawned: 0 }
+        Self { machine, world, now, boot: Duration::ZERO, spawned: 0, is_repeated: false }
     }
 
     pub(super) fn key(&self) -> Key {
@@ -148,8 +152,10 @@ impl Node {
 
     /// Nothing is waited for but the world.
     pub(super) fn rests(&self) -> bool {
-        self.machine.poll_timeout().is_none()
-            && matches!(self.machine.state(), State::Ready | State::Parked(_) | State::Done(_))
+        match self.machine.state() {
+            State::Ready => self.machine.restart.is_none() && !self.machine.is_stopping(),
+            state => matches!(state, State::Awaiting | State::Parked(_) | State::Done(_)),
+        }
     }
 
     // --- what can happen ---
@@ -163,6 +169,9 @@ impl Node {
         }
         if machine.state() == State::Idle {
             moves.extend([false, true].map(|orphan| Move::Begin { orphan }));
+            if self.machine.memory().recent.is_empty() {
+                moves.push(Move::Recall);
+            }
         }
         if world.requests[..bounds.requests].contains(&Request::Closed) {
             for mode in [Mode::Auto, Mode::InProcess] {
@@ -179,10 +188,11 @@ impl Node {
         if machine.poll_timeout().is_some() {
             moves.extend([Move::Tick, Move::Oversleep]);
         }
-        if machine.ended.is_none() && !machine.failures.recent.is_empty() {
+        if machine.ended.is_none() && !machine.memory().recent.is_empty() {
             moves.push(Move::Sleep);
         }
-        if world.orphan != Orphan::None && world.orphan != Orphan::Lives {
+        let is_awaited = machine.state() == State::Awaiting || world.orphan != Orphan::Lives;
+        if world.orphan != Orphan::None && is_awaited {
             moves.push(Move::OrphanGone);
         }
         if world.releasing {
@@ -192,12 +202,18 @@ impl Node {
         }
         if world.leader == Leader::Lives {
             moves.extend([Move::Ready, Move::Reloading]);
+            moves.extend(SIGHTS.map(Move::Handlers));
+            match machine.policy.watchdog.via {
+                HeartVia::None => {}
+                HeartVia::Notify => moves.extend([Move::Beat, Move::Trigger]),
+                HeartVia::Probe => moves.extend([Move::Beat, Move::BeatMissed]),
+            }
+            if case.extends {
+                moves.push(Move::Extend);
+            }
             for (exit, lived) in case.exits.iter().copied() {
                 moves.extend([false, true].map(|alone| Move::Exit { exit, lived, alone }));
             }
-        }
-        if world.inspecting {
-            moves.extend(SIGHTS.map(Move::Handlers));
         }
         if self.spawned > 0 {
             moves.push(Move::LeftoverReaped);
@@ -232,9 +248,14 @@ impl Node {
             | Move::Stop
             | Move::Sleep
             | Move::Oversleep
+            | Move::BeatMissed
+            | Move::Trigger
+            | Move::Extend
             | Move::SpawnFailed(_) => false,
             Move::Exit { .. } => asked || termed || killed,
-            Move::Begin { .. }
+            Move::Recall
+            | Move::Begin { .. }
+            | Move::Beat
             | Move::Tick
             | Move::Spawned
             | Move::Handlers(_)
@@ -253,12 +274,15 @@ impl Node {
     /// What happens next where hooks, successors and ports never answer, and the child never says
     /// anything and ends by SIGKILL alone.
     pub(super) fn grim_move(&self) -> Move {
-        let World { leader, releasing, inspecting, orphan, killed, sweep_kills, .. } = self.world;
+        let World { leader, releasing, orphan, killed, sweep_kills, .. } = self.world;
         if self.machine.state() == State::Idle {
             Move::Begin { orphan: true }
         } else if releasing {
             Move::Spawned
-        } else if inspecting {
+        } else if self.machine.state() == State::Ready
+            && matches!(&self.machine.restart, Some(r) if matches!(r.step, Step::Asking(_)))
+        {
+            // The one thing that is asked of the system and not of the child.
             Move::Handlers(SIGHTS[0])
         } else if orphan == Orphan::Killed {
             Move::OrphanGone
@@ -291,6 +315,7 @@ impl Node {
         if company == Company::AtDeadline {
             self.now = self.machine.poll_timeout().unwrap_or(self.now).max(self.now);
         }
+        self.is_repeated = happens == Move::LeftoverReaped;
         self.happen(happens);
         match company {
             Company::Alone => {}
@@ -310,6 +335,12 @@ impl Node {
     fn happen(&mut self, happens: Move) {
         let generation = self.machine.generation();
         match happens {
+            Move::Recall => {
+                let recent = vec![self.boot; self.machine.policy.limit.burst as usize].into();
+                let memory = Memory { in_a_row: 3, recent, mended: Some(self.boot) };
+                self.world.mended = true;
+                self.machine.recall(memory, self.boot);
+            }
             Move::Begin { orphan } => {
                 self.world.orphan = if orphan { Orphan::Lives } else { Orphan::None };
                 self.tell(Event::Started { orphan });
@@ -339,7 +370,10 @@ impl Node {
                 self.now += Duration::from_secs(60);
                 self.machine.handle_timeout(self.now);
             }
-            Move::Sleep => self.boot += self.machine.policy.limit.interval * 2,
+            Move::Sleep => {
+                self.boot += self.machine.policy.limit.interval * 2;
+                self.world.mended = false;
+            }
             Move::Spawned => {
                 self.world.releasing = false;
                 self.world.spawn_said = true;
@@ -353,13 +387,21 @@ impl Node {
                 self.tell(Event::SpawnFailed { generation, failure, boot: self.boot });
             }
             Move::Handlers(handlers) => {
-                self.world.inspecting = false;
                 self.tell(Event::HandlersSeen { generation, handlers });
             }
             Move::Ready => self.tell(Event::ReadySeen { generation }),
             Move::Reloading => self.tell(Event::ReloadingSeen { generation }),
+            Move::Beat => self.tell(Event::HeartSeen { generation }),
+            Move::BeatMissed => self.tell(Event::HeartMissed { generation }),
+            Move::Trigger => self.tell(Event::HeartTriggered { generation }),
+            Move::Extend => {
+                let by = Duration::from_secs(5);
+                self.tell(Event::ExtendRequested { generation, by });
+            }
             Move::Exit { exit, lived, alone } => {
                 self.world.leader = Leader::Gone;
+                // Of the leader's ladder, only how it ended matters to its leftovers.
+                (self.world.asked, self.world.termed) = (false, false);
                 let (ran, boot) = (lived.ran(), self.boot);
                 if self.machine.was_ready && lived == Lived::Long {
                     self.world.mended = false;
@@ -409,11 +451,15 @@ impl Node {
         // What was asked for before a stop overtook it is carried out still.
         let stopped = self.world.stopping_said;
         match action {
-            Action::Spawn { generation } => self.spawn(generation, choices),
+            Action::Spawn { generation, safe_mode } => {
+                let is_asked_for = self.world.requests.contains(&Request::Open);
+                Law::WholeForRequests.demand(!safe_mode || !is_asked_for, told)?;
+                self.spawn(generation, choices)
+            }
             Action::WatchReady { .. } => Law::NothingPreparedAfterStop.demand(!stopped, told),
             Action::Inspect { .. } => {
                 match choices.choose(5) {
-                    0 => self.world.inspecting = true,
+                    0 => {} // lost, or late: it may come at any time
                     sight => self.happen(Move::Handlers(SIGHTS[usize::from(sight) - 1])),
                 }
                 Ok(())
@@ -449,6 +495,14 @@ impl Node {
             // Out of date: the tree was found empty before it came to this.
             Action::Sweep { generation, .. } if generation != self.machine.generation() => Ok(()),
             Action::Sweep { signal, .. } => self.sweep(signal, choices),
+            Action::DeclareHung { .. } => {
+                let is_watched = self.machine.policy.watchdog.via != HeartVia::None;
+                let lives = self.world.leader == Leader::Lives;
+                Law::HungIfWatched.demand(is_watched && lives, told)
+            }
+            Action::CheckHeart { .. } | Action::ExtendUpstream { .. } | Action::AwaitOrphan => {
+                Ok(())
+            }
             Action::Evict { signal } => self.evict(signal),
             Action::Judge { beside: true, .. } => Ok(()),
             Action::Judge { .. } => {
@@ -518,7 +572,7 @@ impl Node {
         self.spawned = generation;
         world.leader = Leader::Lives;
         world.stage = Stage::None;
-        (world.releasing, world.spawn_said, world.inspecting) = (true, false, false);
+        (world.releasing, world.spawn_said) = (true, false);
         (world.asked, world.termed, world.killed) = (false, false, false);
         (world.swept, world.sweep_kills) = (false, 0);
         (world.emptied, world.end_told) = (false, false);
@@ -557,9 +611,13 @@ impl Node {
         let told = || format!("{signal} to what is left");
         Law::SweptAfterTheLeader.demand(world.leader == Leader::Gone, told)?;
         if signal == Signal::Kill {
-            let hurried = world.killed || world.stops > 1;
+            let hurried = world.killed || world.stops > 1 || world.sweep_kills > 0;
             Law::TermBeforeKill.demand(world.swept || hurried, told)?;
-            world.sweep_kills = (world.sweep_kills + 1).min(MAX_KILLS as u8);
+            // From here on that is all that matters.
+            (world.swept, world.killed) = (false, false);
+            if !self.is_repeated {
+                world.sweep_kills = (world.sweep_kills + 1).min(MAX_KILLS as u8);
+            }
         } else {
             world.swept = true;
         }
@@ -618,10 +676,12 @@ impl Node {
         let Self { machine, world, .. } = self;
         let state = machine.state();
         let told = || format!("{machine:?}");
-        let has_deadline = machine.poll_timeout().is_some();
+        // A watchdog's is no deadline of the machine's.
+        let is_own = |timer: &Timer| *timer != Timer::Heart && machine.timers.at(*timer).is_some();
+        let has_deadline = Timer::ALL.iter().any(is_own);
         let may_rest = match state {
             State::Ready => machine.restart.is_none() && !machine.is_stopping(),
-            State::Idle | State::Parked(_) | State::Done(_) => true,
+            State::Idle | State::Awaiting | State::Parked(_) | State::Done(_) => true,
             State::Evicting(_)
             | State::Starting
             | State::Draining(_)
@@ -701,7 +761,7 @@ impl Node {
 }
 
 /// All that can be said of a generation.
-fn stale(generation: u64) -> [Event; 10] {
+fn stale(generation: u64) -> [Event; 14] {
     let (exit, ran) = (crate::protocol::exit::ChildExit::Code(0), Duration::ZERO);
     [
         Event::Spawned { generation },
@@ -709,6 +769,10 @@ fn stale(generation: u64) -> [Event; 10] {
         Event::HandlersSeen { generation, handlers: SIGHTS[1] },
         Event::ReadySeen { generation },
         Event::ReloadingSeen { generation },
+        Event::HeartSeen { generation },
+        Event::HeartMissed { generation },
+        Event::HeartTriggered { generation },
+        Event::ExtendRequested { generation, by: Duration::from_secs(5) },
         Event::LeaderExited { generation, exit, ran, boot: Duration::ZERO },
         Event::LeftoverReaped { generation },
         Event::TreeEmpty { generation },
