@@ -1,8 +1,8 @@
 //! The settings file as a JSON Schema, for editors: `lockkeeper check --schema`.
 //!
 //! What the types and defaults are, [`Settings`] says; what a key means, [`DOCS`]. The schema takes
-//! the spelling that `check` prints: `SIGTERM`, where the program also takes `term` and `"15"`. What
-//! no single value can tell (an exit code in two lists) is left to `lockkeeper check`.
+//! the spelling that `check` prints: `SIGTERM`, where the program also takes `term` and `"15"`.
+//! What no single value can tell (an exit code in two lists) is left to `lockkeeper check`.
 
 use std::borrow::Cow;
 

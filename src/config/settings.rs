@@ -377,6 +377,7 @@ enum OrphanWord {
 /// How [`policy::Park`] is spelled in a file.
 #[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "policy::Park", rename_all = "kebab-case")]
+#[schemars(rename = "ParkWord")] // not to be taken for the table
 enum ParkWord {
     Exit,
     Stay,
