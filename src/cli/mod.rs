@@ -8,9 +8,12 @@ mod cancel;
 mod check;
 mod client;
 mod completions;
+mod events;
 mod human;
+mod log;
 mod man;
 mod place;
+mod progress;
 mod reload;
 mod restart;
 mod run;
@@ -21,7 +24,7 @@ mod why;
 
 use std::{
     ffi::OsString,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     time::Duration,
 };
@@ -59,6 +62,7 @@ enum Verb {
     Reload(reload::Reload),
     Stop(stop::Stop),
     Why(why::Why),
+    Events(events::Events),
     Completions(completions::Completions),
     Man(man::ManPages),
 }
@@ -100,6 +104,7 @@ pub fn main(mut argv: Vec<OsString>) -> u8 {
         Verb::Reload(verb) => verb.run(),
         Verb::Stop(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),
+        Verb::Events(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(Cli::command()),
         Verb::Man(verb) => verb.run(Cli::command()),
     }
@@ -114,6 +119,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn say(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Whether a person watches the output.
+fn live() -> progress::Live {
+    if io::stdout().is_terminal() { progress::Live::Yes } else { progress::Live::No }
 }
 
 /// One sentence to stderr, and the code to leave with.

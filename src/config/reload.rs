@@ -165,8 +165,8 @@ const KEYS: &[Key] = keys! {
     NextStart watchdog.status;
     Live watchdog.grace;
     NextSupervisor log.format;
-    NextStart log.capture;
-    Live log.lines;
+    NextSupervisor log.capture;
+    NextSupervisor log.lines;
     NextSupervisor log.file;
     NextSupervisor log.file_size;
     NextSupervisor log.files;

@@ -13,7 +13,7 @@ use super::{
     handler::HandlerBy,
     probe::{Field, Via},
     profile::ProfileName,
-    settings::{DOCS, Settings},
+    settings::{DOCS, LogFormat, Settings},
 };
 use crate::protocol::signal::Signal;
 
@@ -64,6 +64,10 @@ written_as! {
     ProfileName, "ProfileName" => {
         "type": "string",
         "enum": (ProfileName::ALL.iter().map(|profile| profile.name()).collect::<Vec<_>>())
+    };
+    LogFormat, "LogFormat" => {
+        "type": "string",
+        "enum": ["auto", "human", "json", "journald"]
     };
     Via, "Via" => {
         "type": "string",

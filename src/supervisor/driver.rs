@@ -19,6 +19,7 @@ mod environment;
 mod hooks;
 mod memory;
 mod orphan;
+mod output;
 mod place;
 mod reload;
 mod requests;
@@ -71,6 +72,8 @@ use self::{
     child::{Processes, Rest},
     environment::Environment,
     hooks::Hooks,
+    orphan::Outlived,
+    output::Output as ChildOutput,
     place::Place,
     reload::Reload,
     requests::Asked,
@@ -246,6 +249,7 @@ struct Driver {
     story: Story,
     processes: Processes,
     hooks: Hooks,
+    output: ChildOutput,
     environment: Environment,
     reload: Reload,
     /// What the config looks at in our environment.
@@ -306,6 +310,7 @@ impl Driver {
         );
         let now = clock::now();
         let environment = Environment::new(ours, settings);
+        let output = ChildOutput::new(&settings.log, &state_dir);
         let policy = settings.policy();
         let scheduler = Scheduler::new(SchedulerPolicy {
             cooldown: settings.restart.cooldown.duration(),
@@ -338,6 +343,7 @@ impl Driver {
             story,
             processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),
             hooks: Hooks::new(reporter),
+            output,
             environment,
             reload: Reload::new(reader),
             config_environment: config::driver::environment(),
@@ -352,12 +358,12 @@ impl Driver {
             has_progressed: false,
             safe_mode: false,
             remembered,
+            place: Place::of(&state_dir),
             complaints: Throttle::default(),
             denials: Throttle::default(),
             reports,
             effective,
             lock,
-            place: Place::of(&state_dir),
             heard_late: 0,
         })
     }
@@ -366,7 +372,11 @@ impl Driver {
         if self.has_stop_waiting().await {
             return self.leave(exit::OK).await;
         }
-        let orphan = self.processes.has_orphan();
+        let outlived = self.processes.find_orphan();
+        let orphan = outlived.is_some();
+        if let Some(Outlived { pid, signs }) = outlived {
+            self.story.record(Entry::OrphanFound { pid, signs });
+        }
         self.machine.handle_event(clock::now(), Event::Started { orphan });
         loop {
             if let Some(code) = self.carry_out() {
@@ -412,6 +422,7 @@ impl Driver {
                 self.on_signal(received);
             }
             Some(report) = self.reports.recv() => self.on_report(report),
+            () = self.output.lost() => self.output.tell_lost(),
             // In turn, or a flood of datagrams would leave no client an answer.
             outside = async {
                 tokio::select! {
@@ -531,6 +542,7 @@ impl Driver {
             Report::HookEnded { pid, exit, output } => self.on_hook_ended(pid, exit, &output),
             Report::OrphanGone => {
                 tracing::info!("nothing is left of the earlier supervisor's child");
+                self.story.record(Entry::OrphanGone);
                 self.machine.handle_event(now, Event::OrphanGone);
             }
         }
@@ -598,6 +610,7 @@ impl Driver {
         drop(self.processes);
         drop(self.lock);
         self.control.close().await;
+        self.output.end();
         tracing::info!("leaving with code {code}");
         code
     }

@@ -30,11 +30,11 @@ pub struct Memory {
 }
 
 /// The failures of the child so far.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FailureCount {
     memory: Memory,
     /// The present start is the one that half-open allows.
-    trial: bool,
+    pub(super) trial: bool,
     rng: fastrand::Rng,
 }
 

@@ -63,7 +63,7 @@ use super::{
 };
 
 /// The machine. See the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Supervisor {
     pub(super) policy: Policy,
     pub(super) state: State,

@@ -6,30 +6,28 @@ use lockkeeper::protocol::signal::Signal;
 
 use crate::{
     is_well,
-    support::{OBEDIENT, Rig},
+    support::{OBEDIENT, Rig, probe},
 };
 
 const NOTIFY: &str = "[ready]\nvia = 'notify'\n[restart]\ncooldown = '0s'\n";
 const BRIEF: &str = "[stop]\nkill_after = '100ms'\n";
 
 #[test]
-fn a_thousand_deaf_processes_are_ended_and_reaped() {
-    let rig = Rig::new().config(BRIEF);
-    let blocked = rig.path("never-opened");
-    // Each waits for a writer, which never comes.
+fn a_thousand_processes_are_ended_and_reaped() {
+    let rig = Rig::new().config("[stop]\nkill_after = '1h'");
+    // Each process waits for a writer of the pipe, which never comes. The second generation has none.
     let script = format!(
-        "mkfifo {0}; trap '' TERM; i=0; while [ $i -lt 1000 ]; do : <{0} & i=$((i+1)); done; exec {1}",
-        blocked.display(),
-        crate::support::probe()
+        "test -p {0} || {{ mkfifo {0}; i=0; while [ $i -lt 1000 ]; do : <{0} & i=$((i+1)); done; }}; \
+         exec {1}",
+        rig.path("pipe").display(),
+        probe()
     );
-    let first =
-        format!("test -p {0} && exec {1}; {script}", blocked.display(), crate::support::probe());
-    let mut gateway = rig.command(["sh", "-c", &first]).start();
+    let mut gateway = rig.command(["sh", "-c", &script]).start();
     let child = gateway.next_child();
     assert_eq!(of_group(child.pid()), 1001);
     child.say("exit 3");
     assert_eq!(gateway.next_child().generation(), 2);
-    assert_eq!(of_group(child.pid()), 0);
+    gateway.until(|_| of_group(child.pid()) == 0);
     assert_eq!(gateway.stop(), 0);
 }
 
@@ -94,7 +92,7 @@ fn a_process_is_known_whatever_it_calls_itself() {
 fn a_program_is_known_whatever_its_file_is_called() {
     let rig = Rig::new().config(NOTIFY);
     let program = rig.path("x) Z 1 (\n\u{1b}[31m");
-    fs::copy(crate::support::probe(), &program).expect("room for a copy");
+    fs::copy(probe(), &program).expect("room for a copy");
     let argv = [program.as_os_str()].into_iter().chain(OBEDIENT.iter().map(AsRef::as_ref));
     let mut gateway = rig.command(argv).start();
     is_well(&gateway);
@@ -139,6 +137,7 @@ fn ready_said_twice_is_ready_once() {
     }
     gateway.until(|status| status.state == "ready");
     assert_eq!(gateway.stop(), 0);
+    gateway.manager().expect("STOPPING=1");
     assert_eq!(gateway.log().count("ready in"), 1);
     assert_eq!(gateway.manager().count("READY=1"), 1);
 }

@@ -116,8 +116,7 @@ fn a_change_of_one_key_is_told_under_it_and_counts_when_its_class_says() {
 fn what_describes_the_running_child_is_never_live() {
     for key in DOCS.iter().map(|(key, _)| *key) {
         let describes = ["command", "profile"].contains(&key)
-            || ["watchdog.via", "watchdog.interval", "watchdog.status", "log.capture"]
-                .contains(&key)
+            || ["watchdog.via", "watchdog.interval", "watchdog.status"].contains(&key)
             || ["env.", "ready."].iter().any(|table| key.starts_with(table))
             || ["signal", "handler"].iter().any(|word| key.ends_with(word));
         assert_eq!(describes, class_of(key) == Class::NextStart, "{key}");

@@ -1,8 +1,6 @@
 //! Commands beside the child: `restart.check`, `exit.judge`, `recovery.command`; and the reader of
 //! the settings.
 
-use std::{future, task::Poll};
-
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -10,7 +8,7 @@ use crate::{
     sys::{
         clock,
         hook::{Hook, Output},
-        process::{Launch, SpawnError, StdinFrom},
+        process::{Launch, OutputTo, SpawnError, StdinFrom},
         signals, tree,
     },
 };
@@ -92,13 +90,7 @@ impl Hooks {
             let Ok(exit) = exit else { return };
             // What it wrote is in the pipes by now; a process that it left behind may hold them
             // open, and is not waited for.
-            let mut rest = Box::pin(hook.output());
-            future::poll_fn(|cx| {
-                let _ = rest.as_mut().poll(cx);
-                Poll::Ready(())
-            })
-            .await;
-            drop(rest);
+            hook.read_rest();
             let output = hook.said();
             let _ = reporter.send(Report::HookEnded { pid, exit, output }).await;
         });
@@ -173,7 +165,8 @@ impl Driver {
     /// Starts the reader of the settings, which sees what we saw at our start.
     pub(super) fn start_reader(&mut self, argv: &[String]) -> Result<(), SpawnError> {
         let env = self.environment.ours();
-        let launch = Launch { argv, env, stdin: StdinFrom::Null, child_lock: None };
+        let (stdin, output) = (StdinFrom::Null, OutputTo::Inherit);
+        let launch = Launch { argv, env, stdin, output, child_lock: None };
         let hook = Hook::spawn_keeping(&launch, MAX_PLAN)?;
         self.processes.leave_out(hook.pid());
         self.hooks.begin(hook, Purpose::ReadSettings);
@@ -182,7 +175,8 @@ impl Driver {
 
     fn run_hook(&mut self, argv: &[String], purpose: Purpose) -> bool {
         let env = self.environment.of_hook();
-        let launch = Launch { argv, env, stdin: StdinFrom::Null, child_lock: None };
+        let (stdin, output) = (StdinFrom::Null, OutputTo::Inherit);
+        let launch = Launch { argv, env, stdin, output, child_lock: None };
         match Hook::spawn(&launch) {
             Ok(hook) => {
                 self.processes.leave_out(hook.pid());
