@@ -550,20 +550,25 @@ impl Driver {
 
     /// Reaps all that has died.
     fn reap(&mut self) {
+        let mut has_reaped_leftover = false;
         let left = loop {
             let pid = match self.processes.peek() {
                 reaper::Peek::Dead(pid) => pid,
                 left => break left,
             };
-            let generation = self.machine.generation();
             if let Some(hook) = self.hooks.find(pid) {
                 hook.ended(self.processes.reap_other(pid));
             } else if let Some(end) = self.processes.reap(pid) {
                 self.on_leader_end(&end);
             } else {
-                self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
+                has_reaped_leftover = true;
             }
         };
+        // Told once: for each of a thousand we would look at all that are left of the thousand.
+        if has_reaped_leftover {
+            let generation = self.machine.generation();
+            self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
+        }
         // That we have no child at all tells it for most, without a walk over all processes.
         if let State::Sweeping(_) = self.machine.state()
             && (left == reaper::Peek::NoChildren || self.processes.is_empty())

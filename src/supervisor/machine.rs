@@ -368,7 +368,12 @@ impl Supervisor {
 
             Event::LeftoverReaped { .. } => match self.state {
                 // Its children are ours now, and have not been struck yet.
-                State::Sweeping(Rung::Kill) => self.sweep(Signal::Kill),
+                State::Sweeping(Rung::Kill) => {
+                    if !self.is_stopping() {
+                        self.kills = 1; // they die, however many there are
+                    }
+                    self.sweep(Signal::Kill);
+                }
                 // They still have the time that SIGTERM gave.
                 State::Sweeping(Rung::Asked | Rung::Term)
                 | State::Idle

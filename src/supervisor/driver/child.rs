@@ -305,10 +305,10 @@ impl Processes {
     pub(super) fn record_child(&mut self, generation: u64, command: &[String]) {
         let unrecorded = |leader: &&mut Leader| leader.announced && !leader.recorded;
         let Some(leader) = self.leader.as_mut().filter(unrecorded) else { return };
+        // Not known while no descriptor is to spare: a record without it would name nobody.
+        let Some(id) = ProcessId::now_at(leader.id.pid) else { return };
+        leader.id = id;
         leader.recorded = true;
-        if let Some(id) = ProcessId::now_at(leader.id.pid) {
-            leader.id = id;
-        }
         let record = ChildRecord {
             pid: leader.id.pid,
             start_time: leader.id.start_time,
