@@ -1,11 +1,13 @@
 //! `lockkeeper completions`
 
+use std::{env, path::PathBuf};
+
 use clap::{Args, Command, ValueEnum};
 use clap_complete::{Generator, shells};
 
 use crate::protocol::exit;
 
-use super::say;
+use super::{fail, say};
 
 /// Print a completion script for your shell
 ///
@@ -16,9 +18,9 @@ use super::say;
   lockkeeper completions bash > ~/.local/share/bash-completion/completions/lockkeeper
   lockkeeper completions fish > ~/.config/fish/completions/lockkeeper.fish")]
 pub(super) struct Completions {
-    /// For which shell.
+    /// For which shell [default: that of $SHELL].
     #[arg(value_enum)]
-    shell: Shell,
+    shell: Option<Shell>,
 }
 
 /// The shells for which there is a script.
@@ -32,12 +34,27 @@ enum Shell {
 impl Completions {
     /// `lockkeeper` is the whole command line that the script completes.
     pub(super) fn run(self, lockkeeper: Command) -> u8 {
-        say(&match self.shell {
+        let Some(shell) = self.shell.or_else(Shell::of_user) else {
+            return fail(
+                exit::FAILURE,
+                "$SHELL does not tell for which shell; say bash, fish or zsh",
+            );
+        };
+        say(&match shell {
             Shell::Bash => script(shells::Bash, lockkeeper),
             Shell::Fish => script(shells::Fish, lockkeeper),
             Shell::Zsh => script(shells::Zsh, lockkeeper),
         });
         exit::OK
+    }
+}
+
+impl Shell {
+    /// The one that the user logs in with.
+    fn of_user() -> Option<Self> {
+        let path = PathBuf::from(env::var_os("SHELL")?);
+        let name = path.file_name()?.to_str()?;
+        Self::from_str(name, false).ok()
     }
 }
 

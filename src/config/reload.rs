@@ -2,10 +2,10 @@
 //!
 //! A setting that describes the child that runs (how it was started, which signals it knows, what
 //! it was told) must not change under it: a new version on the disk may want another restart
-//! signal than the one that still runs; and a child that was told to send a heartbeat each 30 s must
-//! not be ended for not sending it each 10 s. Such a setting waits for the next start. All that decides
-//! about times, codes and counts counts at the next decision. What was opened at the start of the
-//! supervisor needs a new one.
+//! signal than the one that still runs, and a child that was told to send a heartbeat each 30 s
+//! must not be ended for not sending it each 10 s. Such a setting waits for the next start. All
+//! that decides about times, codes and counts counts at the next decision. What was opened at the
+//! start of the supervisor needs a new one.
 
 use std::fmt;
 

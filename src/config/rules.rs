@@ -138,8 +138,8 @@ fn recovery(settings: &Settings) -> Option<Violation> {
 fn watchdog(settings: &Settings) -> Option<Violation> {
     let watchdog = &settings.watchdog;
     if watchdog.via == Via::Auto {
-        let problem = "\"auto\" is no sign of life; use \"none\", \"notify\", \"tcp://HOST:PORT\" or \
-                       \"http://HOST:PORT/path\"";
+        let problem = "\"auto\" is no sign of life; use \"none\", \"notify\", \
+                       \"tcp://HOST:PORT\" or \"http://HOST:PORT/path\"";
         return Some(violation(&["watchdog.via"], problem));
     }
     if !(100..=599).contains(&watchdog.status) {

@@ -1,8 +1,8 @@
 //! The settings file as a JSON Schema, for editors: `lockkeeper check --schema`.
 //!
 //! What the types and defaults are, [`Settings`] says; what a key means, [`DOCS`]. The schema takes
-//! the spelling that `check` prints: `SIGTERM`, where the program also takes `term` and `"15"`. What
-//! no single value can tell (an exit code in two lists) is left to `lockkeeper check`.
+//! the spelling that `check` prints: `SIGTERM`, where the program also takes `term` and `"15"`.
+//! What no single value can tell (an exit code in two lists) is left to `lockkeeper check`.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use super::{
     handler::HandlerBy,
     probe::{Field, Via},
     profile::ProfileName,
-    settings::{DOCS, Settings},
+    settings::{DOCS, LogFormat, Settings},
 };
 use crate::protocol::signal::Signal;
 
@@ -64,6 +64,10 @@ written_as! {
     ProfileName, "ProfileName" => {
         "type": "string",
         "enum": (ProfileName::ALL.iter().map(|profile| profile.name()).collect::<Vec<_>>())
+    };
+    LogFormat, "LogFormat" => {
+        "type": "string",
+        "enum": ["auto", "human", "json", "journald"]
     };
     Via, "Via" => {
         "type": "string",

@@ -317,7 +317,7 @@ pub struct Log {
 }
 
 /// How our own log is written.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// [`Self::Journald`] if stderr is the journal's, else [`Self::Human`].
@@ -377,6 +377,7 @@ enum OrphanWord {
 /// How [`policy::Park`] is spelled in a file.
 #[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "policy::Park", rename_all = "kebab-case")]
+#[schemars(rename = "ParkWord")] // not to be taken for the table
 enum ParkWord {
     Exit,
     Stay,

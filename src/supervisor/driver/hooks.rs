@@ -1,8 +1,6 @@
 //! Commands beside the child: `restart.check`, `exit.judge`, `recovery.command`; and the reader of
 //! the settings.
 
-use std::{future, task::Poll};
-
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -92,13 +90,7 @@ impl Hooks {
             let Ok(exit) = exit else { return };
             // What it wrote is in the pipes by now; a process that it left behind may hold them
             // open, and is not waited for.
-            let mut rest = Box::pin(hook.output());
-            future::poll_fn(|cx| {
-                let _ = rest.as_mut().poll(cx);
-                Poll::Ready(())
-            })
-            .await;
-            drop(rest);
+            hook.read_rest();
             let output = hook.said();
             let _ = reporter.send(Report::HookEnded { pid, exit, output }).await;
         });
