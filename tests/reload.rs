@@ -19,8 +19,8 @@ impl Edited {
     fn new(text: &str) -> Self {
         let rig = Rig::new();
         let file = rig.path("lockkeeper.toml");
-        fs::write(&file, text).unwrap();
-        let rig = rig.args(["--config", file.to_str().unwrap()]);
+        fs::write(&file, text).expect("it is ours");
+        let rig = rig.args(["--config", file.to_str().expect("UTF-8")]);
         Self { rig }
     }
 
@@ -30,7 +30,7 @@ impl Edited {
     }
 
     fn edit(&self, text: &str) {
-        fs::write(self.rig.path("lockkeeper.toml"), text).unwrap();
+        fs::write(self.rig.path("lockkeeper.toml"), text).expect("it is ours");
     }
 }
 
