@@ -47,18 +47,19 @@ impl Follower {
     /// The lines until one says `gone`, with which its reader goes, and it ends.
     fn finish(mut self, rig: &Rig) -> Vec<Value> {
         let ledger = OpenOptions::new().append(true).open(rig.state().join(NAME));
-        ledger.unwrap().write_all(b"{\"event\":\"gone\"}\n").unwrap();
+        let written = ledger.and_then(|mut file| file.write_all(b"{\"event\":\"gone\"}\n"));
+        written.expect("the supervisor has made it");
         self.lines.expect("gone");
-        self.reader.join().unwrap();
+        self.reader.join().expect("it does not panic");
         Process::of(self.child.id()).gone();
-        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        assert_eq!(self.child.wait().expect("it is our child").code(), Some(0));
         let lines = self.lines.lines();
-        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+        lines.iter().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
     }
 }
 
 fn words(lines: &[Value]) -> Vec<&str> {
-    lines.iter().map(|line| line["event"].as_str().unwrap()).collect()
+    lines.iter().map(|line| line["event"].as_str().expect("each has one")).collect()
 }
 
 const A_RESTART: [&str; 11] = [

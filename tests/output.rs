@@ -25,14 +25,14 @@ fn flooding(rig: Rig, line: &str) -> Rig {
 
 /// A pipe that holds nothing more, and that nobody reads.
 fn full_pipe() -> (PipeReader, io::PipeWriter) {
-    let (reader, mut writer) = io::pipe().unwrap();
-    let size = rustix::pipe::fcntl_getpipe_size(&writer).unwrap();
-    writer.write_all(&vec![b'.'; size]).unwrap();
+    let (reader, mut writer) = io::pipe().expect("a pipe");
+    let size = rustix::pipe::fcntl_getpipe_size(&writer).expect("a pipe has a size");
+    writer.write_all(&vec![b'.'; size]).expect("it is empty, and its reader is there");
     (reader, writer)
 }
 
 fn pipe_without_a_reader() -> io::PipeWriter {
-    io::pipe().unwrap().1
+    io::pipe().expect("a pipe").1
 }
 
 /// It answers, restarts, and stops in order.
@@ -50,8 +50,9 @@ fn assert_well(gateway: &mut Supervisor) {
 
 /// What the last incident's last child printed last.
 fn last_lines(gateway: &Supervisor) -> Vec<String> {
-    let incident = gateway.why().pop().unwrap();
-    let end = incident["ends"].as_array().unwrap().last().unwrap().clone();
+    let incidents = gateway.why();
+    let ends = incidents.last().and_then(|incident| incident["ends"].as_array());
+    let end = ends.and_then(|ends| ends.last()).expect("a child has ended");
     serde_json::from_value(end["last_lines"].clone()).unwrap_or_default()
 }
 

@@ -154,15 +154,12 @@ fn told_entry(entry: &Entry) -> (&'static str, String) {
             ("orphan", format!("pid {pid} of an earlier supervisor lives ({})", signs.join(", ")))
         }
         Entry::OrphanGone => ("orphan", "nothing is left of it".to_owned()),
-        Entry::Reloaded { live, later } => {
-            let live = if live.is_empty() { "nothing".to_owned() } else { live.join(", ") };
-            let later = match later.is_empty() {
-                true => String::new(),
-                false => format!("; later: {}", later.join(", ")),
-            };
-            ("settings", format!("apply now: {live}{later}"))
+        Entry::Reloaded { by, reloaded } => {
+            ("settings", format!("read again by {}: {reloaded}", human::requester(by)))
         }
-        Entry::ReloadRefused { why } => ("settings", format!("refused: {why}")),
+        Entry::NotReloaded { by, error } => {
+            ("settings", format!("read again by {}: {error}", human::requester(by)))
+        }
         Entry::Lost { lines } => ("lost", format!("{lines} lines could not be written")),
         Entry::Left { code } => ("left", format!("the supervisor, with code {code}")),
     }

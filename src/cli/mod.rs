@@ -7,11 +7,14 @@
 mod cancel;
 mod check;
 mod client;
+mod completions;
 mod events;
 mod human;
 mod log;
+mod man;
 mod place;
 mod progress;
+mod reload;
 mod restart;
 mod run;
 mod status;
@@ -28,7 +31,7 @@ use std::{
 
 pub use self::supervise::parent;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::{protocol::exit, units::Timespan};
 
@@ -56,9 +59,12 @@ enum Verb {
     Status(status::Status),
     Restart(restart::Restart),
     Cancel(cancel::Cancel),
+    Reload(reload::Reload),
     Stop(stop::Stop),
     Why(why::Why),
     Events(events::Events),
+    Completions(completions::Completions),
+    Man(man::ManPages),
 }
 
 /// Which gateway is meant.
@@ -69,7 +75,7 @@ struct Place {
     name: String,
     /// Folder of lock, sockets and ledger [default: $LOCKKEEPER_STATE_DIR, else
     /// $XDG_STATE_HOME/lockkeeper/NAME, for root /var/lib/lockkeeper/NAME].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     state_dir: Option<PathBuf>,
 }
 
@@ -95,9 +101,12 @@ pub fn main(mut argv: Vec<OsString>) -> u8 {
         Verb::Status(verb) => verb.run(),
         Verb::Restart(verb) => verb.run(),
         Verb::Cancel(verb) => verb.run(),
+        Verb::Reload(verb) => verb.run(),
         Verb::Stop(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),
         Verb::Events(verb) => verb.run(),
+        Verb::Completions(verb) => verb.run(Cli::command()),
+        Verb::Man(verb) => verb.run(Cli::command()),
     }
 }
 

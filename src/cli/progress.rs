@@ -15,6 +15,9 @@ use super::human;
 /// A text that is longer is cut, so that it stays on its line.
 const MAX_TEXT: usize = 60;
 
+/// The step between two processes.
+const RESPAWN: &str = "respawn";
+
 /// Whether the line of a step that goes on is shown, and written anew with each change.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Live {
@@ -65,8 +68,8 @@ impl Progress {
             Phase::Progress(drain) => self.drained(now, drain),
             Phase::Ending => self.begin(now, "end", "out of time: it is ended by force".to_owned()),
             Phase::Gone { exit } => {
-                let exit = human::exit(*exit);
-                self.end(now) + &line_of("gone", &exit, None) + &self.begin(now, "respawn", exit)
+                let gone = line_of("gone", &human::exit(*exit), None);
+                self.end(now) + &gone + &self.begin(now, RESPAWN, String::new())
             }
             Phase::Spawned { pid } => {
                 let old = self.old_pid.map(|old| format!("{old} → ")).unwrap_or_default();
@@ -86,6 +89,10 @@ impl Progress {
     /// Ends the line that is open, if it says something.
     pub(super) fn end(&mut self, now: Instant) -> String {
         let Some(step) = self.step.take() else { return String::new() };
+        if step.name == RESPAWN && step.text.is_empty() {
+            // Nobody came after it.
+            return self.anew();
+        }
         let took = now.saturating_duration_since(step.since);
         self.anew() + &line_of(&step.name, &step.text, Some(took))
     }
@@ -186,16 +193,26 @@ mod tests {
 
     #[test]
     fn each_step_is_one_line_with_its_time() {
-        let lines = told(Live::No);
-        let expected = "\
-  stage      the successor is prepared                 0.1 s
-  drain      pid 4211, at most 5 min 15 s
-  quiet                                                0.1 s
-  finish     2 runs: run 42                            7.4 s
-  gone       code 75
-  respawn    pid 4211 → 4390, ready                    6.1 s
-";
+        let told = told(Live::No);
+        let lines: Vec<_> = told.lines().collect();
+        let expected = [
+            "  stage      the successor is prepared                 0.1 s",
+            "  drain      pid 4211, at most 5 min 15 s",
+            "  quiet                                                0.1 s",
+            "  finish     2 runs: run 42                            7.4 s",
+            "  gone       code 75",
+            "  respawn    pid 4211 → 4390, ready                    6.1 s",
+        ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_stop_ends_with_the_childs_end() {
+        let t = Instant::now();
+        let mut progress = Progress::new(t, Live::No);
+        progress.heard(t, &Phase::Draining { pid: 1, grace_ms: 0 });
+        let gone = progress.heard(t, &Phase::Gone { exit: ChildExit::Code(0) });
+        assert_eq!(gone + &progress.end(t), "  gone       code 0\n");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{
 
 use crate::{
     protocol::exit,
-    supervisor::driver::{self, DriveError, Setup},
+    supervisor::driver::{self, DriveError, Reader, Setup},
     sys::{
         clock,
         lock::{Holder, LockError},
@@ -85,6 +85,7 @@ fn supervise(argv: &[OsString], reader: &Path) -> u8 {
         state_dir: plan.state_dir,
         effective: plan.effective,
         environment: env::vars_os().collect(),
+        reader: reader_again(argv, reader),
         wait_lock: Duration::from_millis(plan.wait_lock_ms),
     };
     let ended = runtime.block_on(driver::drive(setup, signals));
@@ -120,6 +121,18 @@ fn resolve(argv: &[OsString], reader: &Path) -> Result<Plan, u8> {
         say(&String::from_utf8_lossy(&output.stdout));
         exit::OK
     })
+}
+
+/// How the same is read again later, for a reload.
+fn reader_again(argv: &[OsString], reader: &Path) -> Reader {
+    let arguments = argv.get(2..).unwrap_or_default();
+    let words = [reader.as_os_str(), OsStr::new(RESOLVE)].into_iter();
+    let words = words.chain(arguments.iter().map(OsString::as_os_str));
+    Reader {
+        // What is not UTF-8 is not found then, which is told.
+        argv: words.map(|word| word.to_string_lossy().into_owned()).collect(),
+        parse: |text| serde_json::from_str::<Plan>(text).ok().map(|plan| plan.effective),
+    }
 }
 
 /// Who holds the lock, since when, and what to do.

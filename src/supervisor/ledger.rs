@@ -13,7 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::{
-    control::{Requester, RestartId, Verdict, one_line},
+    control::{Reloaded, Requester, RestartId, Verdict, one_line},
     exit::{ChildExit, SpawnFailure},
     notify::DrainProgress,
     signal::Signal,
@@ -181,17 +181,19 @@ pub enum Entry {
     },
     /// Nothing is left of the child of an earlier supervisor.
     OrphanGone,
-    /// The supervisor read its settings again.
+    /// The settings were read again, and something has changed.
     Reloaded {
-        /// The keys that apply from now on.
-        live: Vec<String>,
-        /// The keys that wait for the next start of the child, or of the supervisor.
-        later: Vec<String>,
+        /// Who asked.
+        by: Requester,
+        /// What became of them.
+        reloaded: Reloaded,
     },
-    /// The settings were read again and are not valid; those before them stay.
-    ReloadRefused {
-        /// What is wrong, with its key or line.
-        why: String,
+    /// The settings were read again and are bad, or could not be read: nothing was changed.
+    NotReloaded {
+        /// Who asked.
+        by: Requester,
+        /// What is wrong.
+        error: String,
     },
     /// Lines could not be written, and this is the first that can be again.
     Lost {
@@ -340,7 +342,7 @@ impl Entry {
             | Self::OrphanFound { .. }
             | Self::OrphanGone
             | Self::Reloaded { .. }
-            | Self::ReloadRefused { .. }
+            | Self::NotReloaded { .. }
             | Self::Lost { .. }
             | Self::Left { .. } => None,
         }

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{Backoff, LimitThen, Policy, Recovery, StartLimit};
 
+/// How long a lack of processes, memory or descriptors lasts at least, once it has lasted.
+const LACK_LASTS: Duration = Duration::from_millis(100);
+
 /// What a failure leads to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum AfterFailure {
@@ -30,11 +33,11 @@ pub struct Memory {
 }
 
 /// The failures of the child so far.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FailureCount {
     memory: Memory,
     /// The present start is the one that half-open allows.
-    trial: bool,
+    pub(super) trial: bool,
     rng: fastrand::Rng,
 }
 
@@ -123,14 +126,22 @@ impl FailureCount {
 
     /// Counts a failure.
     pub(super) fn count(&mut self, boot: Duration, policy: &Policy) -> AfterFailure {
-        let retry = self.count_unlimited(&policy.backoff);
+        let retry = AfterFailure::Retry(self.delay(&policy.backoff));
         self.count_early(boot, policy).unwrap_or(retry)
     }
 
-    /// Counts a failure of the system, not of the child: however many, they only slow us down.
+    /// Counts a failure of the system, not of the child: however many, they only slow us down. All
+    /// but the first do, whatever the backoff: who does nothing but start, and fails, hears nothing,
+    /// not even a stop.
     pub(super) fn count_unlimited(&mut self, backoff: &Backoff) -> AfterFailure {
+        let wait = self.delay(backoff);
+        let least = if self.memory.in_a_row > 1 { LACK_LASTS } else { Duration::ZERO };
+        AfterFailure::Retry(wait.max(least))
+    }
+
+    fn delay(&mut self, backoff: &Backoff) -> Duration {
         self.memory.in_a_row = self.memory.in_a_row.saturating_add(1);
-        AfterFailure::Retry(backoff.delay(self.memory.in_a_row, self.rng.f64()))
+        backoff.delay(self.memory.in_a_row, self.rng.f64())
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) enum Timer {
 const COUNT: usize = Timer::HalfOpen as usize + 1;
 
 impl Timer {
-    const ALL: [Self; COUNT] = [
+    pub(super) const ALL: [Self; COUNT] = [
         Self::Alive,
         Self::Ready,
         Self::Handlers,

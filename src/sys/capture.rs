@@ -164,10 +164,9 @@ impl Capture {
         let deadline = Instant::now() + limit;
         let mut reading = self.shared.lock();
         reading.read_what_is_there(&self.shared.ends);
-        let relays = reading.outlets.iter().chain(&reading.file);
-        relays.fold(true, |all, relay| {
-            relay.flush_within(deadline.saturating_duration_since(Instant::now())) && all
-        })
+        let mut relays = reading.outlets.iter().chain(&reading.file);
+        // After one that takes all the time nothing is left for the others.
+        relays.all(|relay| relay.flush_within(deadline.saturating_duration_since(Instant::now())))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    config::{driver::openclaw_probe, probe::Probe},
+    config::{driver::openclaw_probe, probe::Probe, settings::Settings},
     protocol::{
         control::{Phase, RestartId, Verdict, millis},
         signal::Signal,
@@ -200,7 +200,8 @@ impl Driver {
     }
 
     fn spawn(&mut self, generation: u64) {
-        let environment = self.environment.of(self.given(generation));
+        self.begin_with_next_settings();
+        let environment = self.environment.of(self.given(generation, &self.effective.settings));
         let command = &self.effective.settings.command;
         match self.processes.spawn(generation, command, &environment, self.output.to()) {
             Ok(child::Started::Running) => self.on_started(generation),
@@ -232,12 +233,13 @@ impl Driver {
         self.machine.handle_event(now, Event::SpawnFailed { generation, failure, boot });
     }
 
-    fn stage(&mut self, generation: u64) {
+    pub(super) fn stage(&mut self, generation: u64) {
         // Only a restart that was asked for is staged, and that is never one in safe mode.
         self.safe_mode = false;
-        let environment = self.environment.of(self.given(generation));
-        let command = &self.effective.settings.command;
-        let staging = self.processes.stage(generation, command, &environment, self.output.to());
+        let settings = &self.next_settings().settings;
+        let environment = self.environment.with(settings).of(self.given(generation, settings));
+        let command = settings.command.clone();
+        let staging = self.processes.stage(generation, &command, &environment, self.output.to());
         if let Err(error) = staging {
             self.on_staged(generation, Err(error.into()));
         }
@@ -270,7 +272,8 @@ impl Driver {
         format!("{:032x}-{generation}", self.salt)
     }
 
-    fn given(&self, generation: u64) -> environment::Given<'_> {
+    /// What a generation is told that is started by these settings.
+    fn given(&self, generation: u64, settings: &Settings) -> environment::Given<'_> {
         environment::Given {
             notify: self.processes.notify_path(),
             control: self.processes.control_path(),
@@ -280,7 +283,7 @@ impl Driver {
             generation,
             expected_ms: self.story.expected_ms(),
             safe_mode: self.safe_mode,
-            watchdog: self.effective.settings.watchdog.heartbeat(),
+            watchdog: settings.watchdog.heartbeat(),
         }
     }
 

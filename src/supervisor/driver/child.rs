@@ -255,6 +255,11 @@ impl Processes {
         self.stage.as_ref().is_some_and(|slot| slot.pid == pid)
     }
 
+    /// Whether a successor is being prepared, or waits.
+    pub(super) fn has_stage(&self) -> bool {
+        self.stage.is_some()
+    }
+
     /// The successor waits.
     pub(super) fn keep_stage(&mut self, stage: Stage) {
         if let Some(slot) = &mut self.stage {
@@ -300,10 +305,10 @@ impl Processes {
     pub(super) fn record_child(&mut self, generation: u64, command: &[String]) {
         let unrecorded = |leader: &&mut Leader| leader.announced && !leader.recorded;
         let Some(leader) = self.leader.as_mut().filter(unrecorded) else { return };
+        // Not known while no descriptor is to spare: a record without it would name nobody.
+        let Some(id) = ProcessId::now_at(leader.id.pid) else { return };
+        leader.id = id;
         leader.recorded = true;
-        if let Some(id) = ProcessId::now_at(leader.id.pid) {
-            leader.id = id;
-        }
         let record = ChildRecord {
             pid: leader.id.pid,
             start_time: leader.id.start_time,

@@ -68,10 +68,7 @@ impl Driver {
             self.on_restart_signal(&received, Mode::InProcess);
         } else if signal == Signal::Hup {
             self.keep_place();
-            tracing::info!(
-                "SIGHUP by {}: the settings are read at the start; to apply them, start anew",
-                sender(&received)
-            );
+            self.request_reload(sender(&received), None);
         } else {
             self.processes.forward(signal);
         }
@@ -246,6 +243,10 @@ impl Driver {
                     self.asked = None;
                 }
                 reply.send(Body::Answer(answer));
+            }
+            Verb::Reload => {
+                let by = self.peer(&peer);
+                self.request_reload(by, Some(reply));
             }
             Verb::Stop { wait } => {
                 let by = self.peer(&peer);

@@ -190,7 +190,7 @@ impl History {
             | Entry::OrphanFound { .. }
             | Entry::OrphanGone
             | Entry::Reloaded { .. }
-            | Entry::ReloadRefused { .. }
+            | Entry::NotReloaded { .. }
             | Entry::Lost { .. } => {}
             Entry::Spawned { generation, .. } => {
                 if let Some(run) = &mut self.last_run {

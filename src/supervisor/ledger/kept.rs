@@ -130,8 +130,8 @@ mod tests {
                 lines.filter(|(_, kept)| all || **kept).map(|(line, _)| line.len() as u64 + 1).sum()
             };
             prop_assert!(size(0, false) <= at_most);
-            for at in 0..lines.len() {
-                prop_assert!(kept[at] || size(at, true) > at_most / 3 * 2, "line {at} is new");
+            for (at, kept) in kept.iter().enumerate() {
+                prop_assert!(*kept || size(at, true) > at_most / 3 * 2, "line {at} is new");
             }
             let highest = |only_kept: bool| {
                 let lines = lines.iter().zip(&kept).filter(|(_, kept)| **kept || !only_kept);
