@@ -103,7 +103,7 @@ fn the_exit_table_is_a_setting() {
 fn the_recovery_command_runs_once_after_78_and_then_it_parks() {
     let rig = Rig::new();
     let ran = rig.path("recovered");
-    let recover = format!("[exit]\nrecover = ['sh', '-c', 'echo once >> {}']", ran.display());
+    let recover = format!("[recovery]\ncommand = ['sh', '-c', 'echo once >> {}']", ran.display());
     let mut gateway = rig.config(&recover).child(["exit 78"]).start();
     assert_eq!(gateway.wait(), 78);
     assert_eq!(gateway.rig().children(), 2);

@@ -82,7 +82,7 @@ pub fn load(sources: &Sources) -> Result<Effective, ConfigError> {
         // Of two keys that clash the one that was written is the one to look at.
         let written = violation.keys.iter().find_map(|key| origins.get(key));
         let origin = written.cloned().unwrap_or_default();
-        let key = violation.keys.into_iter().next().unwrap_or_default();
+        let key = layers::shown(violation.keys.first().map_or("", String::as_str));
         return Err(ConfigError::Impossible { origin, key, problem: violation.problem });
     }
     Ok(Effective { settings, origins, version, notes })
@@ -166,7 +166,8 @@ fn look(settings: &Settings, environment: &Environment) -> Found {
     }
     if invocation.prefix.is_none() {
         notes.push(
-            "no openclaw is seen in the command; exit.judge and exit.recover stay empty".to_owned(),
+            "no openclaw is seen in the command; exit.judge and recovery.command stay empty"
+                .to_owned(),
         );
     }
     let path = invocation.config_path(var);

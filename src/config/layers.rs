@@ -125,7 +125,7 @@ pub fn read(text: &str, path: &Path) -> Result<Vec<Leaf>, ConfigError> {
     let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
         path: path.to_owned(),
         line: error.span().map_or(1, |span| line_of(text, span.start)),
-        problem: error.message().replace('\n', ", "),
+        problem: one_line(&error.message().replace('\n', ", ")),
     })?;
     let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
     let newlines = newlines.map(|(at, _)| at).collect();
@@ -192,7 +192,7 @@ impl Walk<'_> {
                 let origin = Origin::File { path: self.path.to_owned(), line };
                 self.leaves.push(Leaf { key, value, origin });
             }
-            Err(error) => self.refuse_value(at, key, error.message().trim_end().to_owned()),
+            Err(error) => self.refuse_value(at, key, one_line(error.message().trim_end())),
         }
     }
 
@@ -304,8 +304,14 @@ pub(super) fn line_of(text: impl AsRef<[u8]>, at: usize) -> usize {
     1 + before.filter(|byte| **byte == b'\n').count()
 }
 
+/// What is wrong with a value, which may quote it: at most 400 characters, on one line.
+pub(super) fn one_line(problem: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.into() };
+    problem.chars().take(400).map(escaped).collect()
+}
+
 /// As much of a key as fits a message, on one line.
-fn shown(key: &str) -> String {
+pub(super) fn shown(key: &str) -> String {
     key.chars().take(80).collect::<String>().escape_debug().to_string()
 }
 

@@ -145,7 +145,7 @@ pub fn openclaw(facts: &Facts) -> Vec<Leaf> {
             values.push(("exit.judge", with(&judge)));
         }
         let doctor = ["doctor", "--fix", "--yes", "--non-interactive"];
-        values.push(("exit.recover", with(&doctor)));
+        values.push(("recovery.command", with(&doctor)));
     }
     let origin = Origin::Profile(ProfileName::Openclaw);
     let leaf =

@@ -3,8 +3,9 @@
 //! Numbers that the machine has a default for are not written again here: [`Settings::default`] is
 //! made of [`Policy::default`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,9 +17,11 @@ use crate::{
         values::{codes, number, words},
     },
     protocol::signal::Signal,
-    supervisor::policy::{self, LimitThen, Policy, ReadyVia},
-    units::Timespan,
+    supervisor::policy::{self, HeartVia, LimitThen, Policy, ReadyVia},
+    units::{Size, Timespan},
 };
+
+mod defaults;
 
 /// Every key, in the order in which they are shown, with one line of explanation.
 ///
@@ -50,8 +53,6 @@ pub const DOCS: &[(&str, &str)] = &[
     ("exit.stop", "exit codes that mean: stopped by intention"),
     ("exit.judge", "command that decides what an exit from `exit.stop` meant that nobody asked for; `{pid}` is the child's"),
     ("exit.judge_timeout", "how long the judge may take"),
-    ("exit.recover", "command that is run once after exit code 78, before one retry"),
-    ("exit.recover_timeout", "how long the recovery may take"),
     ("backoff.initial", "wait before the first respawn after a failure"),
     ("backoff.step", "upper bound of the wait after the second failure in a row"),
     ("backoff.factor", "by which that bound grows with each further failure"),
@@ -61,14 +62,32 @@ pub const DOCS: &[(&str, &str)] = &[
     ("limit.interval", "... within this time reach the start limit"),
     ("limit.then", "at the start limit: `half-open` (one trial start each `limit.retry`) or `park` (give up, exit 70)"),
     ("limit.retry", "half-open: from one trial start to the next"),
+    ("limit.kills", "whether an end by our own SIGKILL counts as a failure, too"),
+    ("recovery.command", "command that mends: run once after exit code 78, before one retry"),
+    ("recovery.timeout", "how long it may take"),
+    ("recovery.command_after", "it is also run after this many failures within `recovery.window`; 0: only after 78"),
+    ("recovery.safe_mode_after", "from this many failures within `recovery.window` on the child is started with LOCKKEEPER_SAFE_MODE=1; 0: never"),
+    ("recovery.window", "how long a failure counts for these two"),
     ("park.then", "giving up: `exit` with the code that says why, or `stay` and wait for the operator"),
+    ("lock.orphan", "a child that outlived its supervisor: `end` it, or `wait` until it has gone"),
+    ("watchdog.via", "what shows that a ready child is not hung: `none`, `notify` (WATCHDOG=1), `tcp://HOST:PORT`, `http://HOST:PORT/path`"),
+    ("watchdog.interval", "a sign of life must come within this time"),
+    ("watchdog.failures", "after so many intervals in a row without one the child is ended"),
+    ("watchdog.status", "http: the status of a living child's answer"),
+    ("watchdog.grace", "for a hung child, from the stop signal to SIGTERM to its group"),
+    ("log.format", "our own log: `auto` (journald under systemd, else human), `human`, `json`, `journald`"),
+    ("log.capture", "whether the child's output goes through us, so that its last lines are kept when it fails"),
+    ("log.lines", "how many of them"),
+    ("log.file", "captured output also goes to this file; empty: to none"),
+    ("log.file_size", "a file that reaches this size is set aside"),
+    ("log.files", "how many files are kept, the present one included"),
     ("env.set", "variables that the child gets"),
     ("env.remove", "variables that the child does not inherit; a trailing `*` makes it a prefix"),
     ("control.group", "group that may talk to the control socket besides the owner"),
 ];
 
 /// All settings.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Program and arguments of the child.
@@ -88,8 +107,16 @@ pub struct Settings {
     pub backoff: Backoff,
     /// How many failures are too many.
     pub limit: Limit,
+    /// What is tried against repeated failures.
+    pub recovery: Recovery,
     /// What giving up means.
     pub park: Park,
+    /// The gateway lock.
+    pub lock: Lock,
+    /// How a hung child is told.
+    pub watchdog: Watchdog,
+    /// Its output, and our log.
+    pub log: Log,
     /// The child's environment.
     pub env: Env,
     /// The control socket.
@@ -97,7 +124,7 @@ pub struct Settings {
 }
 
 /// `[ready]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ready {
     /// What makes it ready. `auto`.
@@ -106,13 +133,14 @@ pub struct Ready {
     pub timeout: Timespan,
     /// The status of a ready child's answer. 200.
     #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 100, max = 599))]
     pub status: u16,
     /// What the body of that answer must hold. Anything.
     pub field: Field,
 }
 
 /// `[stop]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stop {
     /// The first signal. SIGTERM.
@@ -128,7 +156,7 @@ pub struct Stop {
 }
 
 /// `[restart]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Restart {
     /// "Drain, then exit." SIGUSR1.
@@ -154,7 +182,7 @@ pub struct Restart {
 }
 
 /// `[exit]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Exit {
     /// Drained, wants a fresh PID. 75.
@@ -171,15 +199,10 @@ pub struct Exit {
     pub judge: Vec<String>,
     /// How long it may take. 20 s.
     pub judge_timeout: Timespan,
-    /// Command that is run once after exit code 78. None.
-    #[serde(deserialize_with = "words")]
-    pub recover: Vec<String>,
-    /// How long it may take. 5 min.
-    pub recover_timeout: Timespan,
 }
 
 /// `[backoff]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Backoff {
     /// Before the first respawn after a failure. 0 s.
@@ -187,6 +210,7 @@ pub struct Backoff {
     /// Upper bound of the second. 100 ms.
     pub step: Timespan,
     /// By which the bound grows. 2.
+    #[schemars(range(min = 1, max = 1000))]
     pub factor: f64,
     /// Where it ends. 60 s.
     pub max: Timespan,
@@ -195,11 +219,12 @@ pub struct Backoff {
 }
 
 /// `[limit]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limit {
     /// This many failures ... 10.
     #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 1))]
     pub burst: u32,
     /// ... within this time ... 5 min.
     pub interval: Timespan,
@@ -208,10 +233,31 @@ pub struct Limit {
     pub then: LimitThen,
     /// Half-open: from one trial start to the next. 5 min.
     pub retry: Timespan,
+    /// Whether an end by our own SIGKILL counts. No.
+    pub kills: bool,
+}
+
+/// `[recovery]`
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recovery {
+    /// Command that mends. None.
+    #[serde(deserialize_with = "words")]
+    pub command: Vec<String>,
+    /// How long it may take. 5 min.
+    pub timeout: Timespan,
+    /// After how many failures within the window it is run. 0: only after code 78.
+    #[serde(deserialize_with = "number")]
+    pub command_after: u32,
+    /// From how many failures within the window on the child starts in safe mode. 0: never.
+    #[serde(deserialize_with = "number")]
+    pub safe_mode_after: u32,
+    /// How long a failure counts for these two. 10 min.
+    pub window: Timespan,
 }
 
 /// `[park]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Park {
     /// What giving up means. Exit.
@@ -219,8 +265,74 @@ pub struct Park {
     pub then: policy::Park,
 }
 
+/// `[lock]`
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lock {
+    /// What becomes of a child that outlived its supervisor. It is ended.
+    #[serde(with = "OrphanWord")]
+    pub orphan: policy::Orphan,
+}
+
+/// `[watchdog]`
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Watchdog {
+    /// What shows that a ready child is not hung. Nothing.
+    pub via: Via,
+    /// A sign of life must come within this time. 30 s.
+    pub interval: Timespan,
+    /// After so many intervals in a row without one it is ended. 3.
+    #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 1))]
+    pub failures: u32,
+    /// The status of a living child's answer. 200.
+    #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 100, max = 599))]
+    pub status: u16,
+    /// For a hung child, from the stop signal to SIGTERM to its group. 10 s.
+    pub grace: Timespan,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How our own log is written. Auto.
+    pub format: LogFormat,
+    /// Whether the child's output goes through us. No.
+    pub capture: bool,
+    /// How many of its last lines are kept for the ledger when it fails; at most 20. 20.
+    #[serde(deserialize_with = "number")]
+    #[schemars(range(max = 20))]
+    pub lines: u32,
+    /// Captured output also goes to this file. None.
+    pub file: PathBuf,
+    /// A file that reaches this size is set aside. 10 MiB.
+    pub file_size: Size,
+    /// How many files are kept, the present one included. 5.
+    #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 1))]
+    pub files: u32,
+}
+
+/// How our own log is written.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// [`Self::Journald`] if stderr is the journal's, else [`Self::Human`].
+    #[default]
+    Auto,
+    /// `lockkeeper: what happened`, with colours on a terminal.
+    Human,
+    /// One JSON object a line.
+    Json,
+    /// With the priority that the journal reads, `<4>`.
+    Journald,
+}
+
 /// `[env]`
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Env {
     /// Variables that the child gets, whatever `remove` says.
@@ -231,7 +343,7 @@ pub struct Env {
 }
 
 /// `[control]`
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Control {
     /// Group that may talk to the control socket besides the owner. Empty: nobody else.
@@ -239,7 +351,7 @@ pub struct Control {
 }
 
 /// How [`policy::Respawn`] is spelled in a file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "policy::Respawn", rename_all = "kebab-case")]
 enum RespawnWord {
     Fresh,
@@ -247,16 +359,25 @@ enum RespawnWord {
 }
 
 /// How [`LimitThen`] is spelled in a file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "LimitThen", rename_all = "kebab-case")]
 enum LimitThenWord {
     HalfOpen,
     Park,
 }
 
+/// How [`policy::Orphan`] is spelled in a file.
+#[derive(Deserialize, JsonSchema, Serialize)]
+#[serde(remote = "policy::Orphan", rename_all = "kebab-case")]
+enum OrphanWord {
+    End,
+    Wait,
+}
+
 /// How [`policy::Park`] is spelled in a file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "policy::Park", rename_all = "kebab-case")]
+#[schemars(rename = "ParkWord")] // not to be taken for the table
 enum ParkWord {
     Exit,
     Stay,
@@ -266,6 +387,7 @@ impl Settings {
     /// What the machine decides by.
     pub fn policy(&self) -> Policy {
         let Self { ready, stop, restart, exit, backoff, limit, park, .. } = self;
+        let Self { recovery, lock, watchdog, .. } = self;
         Policy {
             ready: policy::Ready {
                 via: match ready.via {
@@ -296,8 +418,6 @@ impl Settings {
                 stop: exit.stop.clone(),
                 judged: !exit.judge.is_empty(),
                 judge_timeout: exit.judge_timeout.duration(),
-                recovery: !exit.recover.is_empty(),
-                recovery_timeout: exit.recover_timeout.duration(),
             },
             backoff: policy::Backoff {
                 initial: backoff.initial.duration(),
@@ -311,8 +431,27 @@ impl Settings {
                 interval: limit.interval.duration(),
                 then: limit.then,
                 retry: limit.retry.duration(),
+                kills: limit.kills,
+            },
+            recovery: policy::Recovery {
+                command: !recovery.command.is_empty(),
+                timeout: recovery.timeout.duration(),
+                command_after: recovery.command_after,
+                safe_mode_after: recovery.safe_mode_after,
+                window: recovery.window.duration(),
             },
             park: park.then,
+            orphan: lock.orphan,
+            watchdog: policy::Watchdog {
+                via: match watchdog.via {
+                    Via::Auto | Via::None => HeartVia::None,
+                    Via::Notify => HeartVia::Notify,
+                    Via::Tcp(_) | Via::Http { .. } => HeartVia::Probe,
+                },
+                interval: watchdog.interval.duration(),
+                failures: watchdog.failures,
+                grace: watchdog.grace.duration(),
+            },
         }
     }
 
@@ -325,17 +464,32 @@ impl Settings {
 impl Ready {
     /// The probe that these settings ask for, if it is a probe that makes the child ready.
     pub fn probe(&self) -> Option<Probe> {
-        let Self { via, status, field, .. } = self;
-        match via {
-            Via::Auto | Via::Notify | Via::None => None,
-            Via::Tcp(authority) => Some(Probe::Tcp(authority.clone())),
-            Via::Http { authority, path } => Some(Probe::Http {
-                authority: authority.clone(),
-                path: path.clone(),
-                status: *status,
-                field: field.clone(),
-            }),
-        }
+        probe_of(&self.via, self.status, &self.field)
+    }
+}
+
+fn probe_of(via: &Via, status: u16, field: &Field) -> Option<Probe> {
+    match via {
+        Via::Auto | Via::Notify | Via::None => None,
+        Via::Tcp(authority) => Some(Probe::Tcp(authority.clone())),
+        Via::Http { authority, path } => Some(Probe::Http {
+            authority: authority.clone(),
+            path: path.clone(),
+            status,
+            field: field.clone(),
+        }),
+    }
+}
+
+impl Watchdog {
+    /// The probe that asks for a sign of life, if it is a probe that does.
+    pub fn probe(&self) -> Option<Probe> {
+        probe_of(&self.via, self.status, &Field::Any)
+    }
+
+    /// Within which time the child must send `WATCHDOG=1`, if it must.
+    pub fn heartbeat(&self) -> Option<Duration> {
+        (self.via == Via::Notify).then(|| self.interval.duration())
     }
 }
 
@@ -360,80 +514,6 @@ impl Env {
         let passed = || inherited.get(name).filter(|_| !self.removes(name));
         self.set.get(name).or_else(passed).map(String::as_str)
     }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        let Policy { ready, stop, restart, exits, backoff, limit, park } = Policy::default();
-        Self {
-            command: Vec::new(),
-            profile: ProfileName::Generic,
-            ready: Ready {
-                via: Via::Auto,
-                timeout: ready.timeout.into(),
-                status: 200,
-                field: Field::Any,
-            },
-            stop: Stop {
-                signal: stop.signal,
-                grace: stop.grace.into(),
-                kill_after: stop.kill_after.into(),
-                hold: stop.hold.into(),
-                handler: HandlerBy::Auto,
-            },
-            restart: Restart {
-                signal: restart.signal,
-                handler: HandlerBy::Auto,
-                in_process_signal: restart.in_process_signal,
-                respawn: restart.respawn,
-                grace: restart.grace.into(),
-                external: true,
-                cooldown: Duration::from_secs(30).into(),
-                check: Vec::new(),
-                check_timeout: restart.check_timeout.into(),
-            },
-            exit: Exit {
-                restart: exits.restart,
-                park: exits.park,
-                stop: exits.stop,
-                judge: Vec::new(),
-                judge_timeout: exits.judge_timeout.into(),
-                recover: Vec::new(),
-                recover_timeout: exits.recovery_timeout.into(),
-            },
-            backoff: Backoff {
-                initial: backoff.initial.into(),
-                step: backoff.step.into(),
-                factor: backoff.factor,
-                max: backoff.max.into(),
-                reset_after: backoff.reset_after.into(),
-            },
-            limit: Limit {
-                burst: limit.burst,
-                interval: limit.interval.into(),
-                then: limit.then,
-                retry: limit.retry.into(),
-            },
-            park: Park { then: park },
-            env: Env::default(),
-            control: Control::default(),
-        }
-    }
-}
-
-/// A table that the file gives in part takes the rest from the default settings.
-macro_rules! default_table {
-    ($($table:ident $field:ident),+ $(,)?) => {$(
-        impl Default for $table {
-            fn default() -> Self {
-                Settings::default().$field
-            }
-        }
-    )+};
-}
-
-default_table! {
-    Ready ready, Stop stop, Restart restart, Exit exit, Backoff backoff, Limit limit, Park park,
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ pub const LOCK_FD: &str = "LOCKKEEPER_LOCK_FD";
 pub const NONCE: &str = "LOCKKEEPER_NONCE";
 /// What to tell clients of the time until the next generation is ready, in milliseconds.
 pub const RESTART_EXPECTED_MS: &str = "LOCKKEEPER_RESTART_EXPECTED_MS";
+/// `1`: the child failed again and again, and is to start with as little as it can: without what an
+/// operator, a plugin or a channel added. Absent otherwise.
+pub const SAFE_MODE: &str = "LOCKKEEPER_SAFE_MODE";
 /// Truthy: a restart stays in the process. Ours, and upstream's name for the same.
 pub const NO_RESPAWN: [&str; 2] = ["LOCKKEEPER_NO_RESPAWN", "OPENCLAW_NO_RESPAWN"];
 /// Where state is kept, when `--state-dir` is not given.

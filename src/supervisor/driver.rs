@@ -17,7 +17,11 @@ mod acts;
 mod child;
 mod environment;
 mod hooks;
+mod memory;
 mod orphan;
+mod output;
+mod place;
+mod reload;
 mod requests;
 mod story;
 mod throttle;
@@ -32,7 +36,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::{
-    config::{self, Effective},
+    config::{self, Effective, settings::Settings},
     protocol::{
         control::{RestartId, shown_command},
         env,
@@ -62,10 +66,16 @@ use crate::{
     },
 };
 
+pub use self::reload::Reader;
+
 use self::{
     child::{Processes, Rest},
     environment::Environment,
     hooks::Hooks,
+    orphan::Outlived,
+    output::Output as ChildOutput,
+    place::Place,
+    reload::Reload,
     requests::Asked,
     story::{Story, seconds},
     throttle::Throttle,
@@ -73,6 +83,7 @@ use self::{
 use super::{
     event::{Action, Event},
     ledger::{Entry, History},
+    limit::Memory,
     machine::Supervisor,
     state::State,
 };
@@ -86,6 +97,8 @@ pub const NOTIFY_SOCKET: &str = "notify.sock";
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 /// As many datagrams are read before the dead are reaped: a flood must not keep us from it.
 const MAX_LAST_WORDS: u32 = 64;
+/// As many events are taken in before a deadline that has passed: neither must it wait for ever.
+const MAX_HEARD_LATE: u32 = 64;
 /// How long the supervisor stays, at most, for what it has killed as its last act.
 const BURIAL: Duration = Duration::from_secs(1);
 /// How long the lock of a holder that is dead may take to come free.
@@ -106,6 +119,8 @@ pub struct Setup {
     pub effective: Effective,
     /// Our own environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// How the settings are read again.
+    pub reader: Reader,
     /// How long to stand by while another holds the lock. Zero: not at all.
     pub wait_lock: Duration,
 }
@@ -147,6 +162,8 @@ enum Report {
     Ready { generation: u64 },
     /// A probe that had been answered is not answered any more.
     Reloading { generation: u64 },
+    /// The port was asked for a sign of life.
+    Heart { generation: u64, beats: bool },
     /// A successor waits, or cannot be prepared.
     Staged { generation: u64, pid: u32, staged: Result<Stage, StageError> },
     /// A successor became the command, or did not.
@@ -232,7 +249,9 @@ struct Driver {
     story: Story,
     processes: Processes,
     hooks: Hooks,
+    output: ChildOutput,
     environment: Environment,
+    reload: Reload,
     /// What the config looks at in our environment.
     config_environment: config::Environment,
     signals: Signals,
@@ -246,24 +265,29 @@ struct Driver {
     /// What the child last said of itself.
     says: Option<String>,
     drain: Option<DrainProgress>,
+    /// It has come further since it last got more time.
+    has_progressed: bool,
+    /// The present child was started in safe mode.
+    safe_mode: bool,
+    /// What is written down for the next supervisor.
+    remembered: Memory,
     /// Datagrams that were dropped.
     complaints: Throttle,
     /// Requests that were refused.
     denials: Throttle,
     reports: mpsc::Receiver<Report>,
     lock: GatewayLock,
+    place: Place,
+    /// How much was heard since a deadline passed that was not seen to yet.
+    heard_late: u32,
 }
 
 impl Driver {
     fn new(setup: Setup, signals: Signals, lock: GatewayLock) -> Result<Self, DriveError> {
-        let Setup { name, state_dir, effective, environment: ours, wait_lock: _ } = setup;
+        let Setup { name, state_dir, effective, environment: ours, reader, wait_lock: _ } = setup;
         let settings = &effective.settings;
         reaper::become_subreaper()?;
-        for signal in [settings.stop.signal, settings.restart.signal] {
-            // One that cannot be caught can still be sent.
-            let _ = signals.catch(signal);
-        }
-        let _ = signals.catch(settings.restart.in_process_signal);
+        catch(&signals, settings);
         let child_lock = ChildLock::open(&state_dir)?;
         let control_path = state_dir.join(CONTROL_SOCKET);
         let notify_path = state_dir.join(NOTIFY_SOCKET);
@@ -286,6 +310,7 @@ impl Driver {
         );
         let now = clock::now();
         let environment = Environment::new(ours, settings);
+        let output = ChildOutput::new(&settings.log, &state_dir);
         let policy = settings.policy();
         let scheduler = Scheduler::new(SchedulerPolicy {
             cooldown: settings.restart.cooldown.duration(),
@@ -302,11 +327,14 @@ impl Driver {
         for note in &effective.notes {
             tracing::info!("{note}");
         }
+        let mut machine = Supervisor::new(policy, fastrand::u64(..));
+        let remembered = memory::recall(&state_dir);
+        machine.recall(remembered.clone(), clock::boot_now());
         Ok(Self {
             name,
             started_ms: clock::wall_ms(),
             salt: fastrand::u128(..),
-            machine: Supervisor::new(policy, fastrand::u64(..)),
+            machine,
             scheduler,
             grants,
             asked: None,
@@ -315,7 +343,9 @@ impl Driver {
             story,
             processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),
             hooks: Hooks::new(reporter),
+            output,
             environment,
+            reload: Reload::new(reader),
             config_environment: config::driver::environment(),
             signals,
             notify,
@@ -325,11 +355,16 @@ impl Driver {
             ready_owed: None,
             says: None,
             drain: None,
+            has_progressed: false,
+            safe_mode: false,
+            remembered,
+            place: Place::of(&state_dir),
             complaints: Throttle::default(),
             denials: Throttle::default(),
             reports,
             effective,
             lock,
+            heard_late: 0,
         })
     }
 
@@ -337,7 +372,11 @@ impl Driver {
         if self.has_stop_waiting().await {
             return self.leave(exit::OK).await;
         }
-        let orphan = self.processes.has_orphan();
+        let outlived = self.processes.find_orphan();
+        let orphan = outlived.is_some();
+        if let Some(Outlived { pid, signs }) = outlived {
+            self.story.record(Entry::OrphanFound { pid, signs });
+        }
         self.machine.handle_event(clock::now(), Event::Started { orphan });
         loop {
             if let Some(code) = self.carry_out() {
@@ -370,8 +409,10 @@ impl Driver {
             self.scheduler.poll_timeout(),
             self.watchdog.map(|(at, _)| at),
             self.ready_owed.map(|(at, _)| at),
+            self.reload.poll_timeout(),
         ];
         let deadline = deadline.into_iter().flatten().min();
+        let mut has_heard = true;
         tokio::select! {
             biased;
             received = self.signals.next() => {
@@ -381,6 +422,7 @@ impl Driver {
                 self.on_signal(received);
             }
             Some(report) = self.reports.recv() => self.on_report(report),
+            () = self.output.lost() => self.output.tell_lost(),
             // In turn, or a flood of datagrams would leave no client an answer.
             outside = async {
                 tokio::select! {
@@ -391,16 +433,28 @@ impl Driver {
                 Outside::Datagram(received) => self.on_datagram(received),
                 Outside::Request(incoming) => self.on_request(incoming),
             },
-            () = sleep_until(deadline) => {}
+            () = sleep_until(deadline) => has_heard = false,
         }
         // The clock decides and not the sleep, which may be late or have been overtaken.
         let now = clock::now();
+        // We may be late ourselves, after a SIGSTOP or on a busy machine. What waits to be heard
+        // then came in time, mostly: a child that was ready must not be ended for our lateness.
+        let is_late = deadline.is_some_and(|at| at <= now);
+        if has_heard && is_late && self.heard_late < MAX_HEARD_LATE {
+            self.heard_late += 1;
+            return;
+        }
+        self.heard_late = 0;
         if self.machine.poll_timeout().is_some_and(|at| at <= now) {
             self.machine.handle_timeout(now);
         }
         self.scheduler.handle_timeout(now);
+        self.handle_reload_timeout(now);
         if let Some((at, period)) = self.watchdog.filter(|(at, _)| *at <= now) {
-            self.upstream.watchdog();
+            // A service that hangs with its child is the manager's to end.
+            if self.machine.is_heart_fresh() {
+                self.upstream.watchdog();
+            }
             // From now on, after a sleep of the machine: not once for each period that was missed.
             self.watchdog = Some((now.max(at) + period, period));
         }
@@ -430,8 +484,10 @@ impl Driver {
             if let Some(action) = self.scheduler.poll_action() {
                 self.on_scheduled(action);
             } else if let Some(action) = self.machine.poll_action() {
-                if let Action::Exit { code } = action {
-                    return Some(code);
+                match action {
+                    Action::Exit { code } => return Some(code),
+                    Action::Spawn { .. } if !self.keep_place() => return Some(exit::UNAVAILABLE),
+                    _ => {}
                 }
                 self.act(action);
             } else {
@@ -441,6 +497,7 @@ impl Driver {
         self.story.write();
         let command = &self.effective.settings.command;
         self.processes.record_child(self.machine.generation(), command);
+        self.remember();
         None
     }
 
@@ -453,6 +510,14 @@ impl Driver {
             Report::Reloading { generation } => {
                 self.machine.handle_event(now, Event::ReloadingSeen { generation });
             }
+            Report::Heart { generation, beats } => self.machine.handle_event(
+                now,
+                if beats {
+                    Event::HeartSeen { generation }
+                } else {
+                    Event::HeartMissed { generation }
+                },
+            ),
             // Of the very process that is being prepared: one that was given up may speak late.
             Report::Staged { generation, pid, staged } if self.processes.is_staging(pid) => {
                 self.on_staged(generation, staged);
@@ -477,6 +542,7 @@ impl Driver {
             Report::HookEnded { pid, exit, output } => self.on_hook_ended(pid, exit, &output),
             Report::OrphanGone => {
                 tracing::info!("nothing is left of the earlier supervisor's child");
+                self.story.record(Entry::OrphanGone);
                 self.machine.handle_event(now, Event::OrphanGone);
             }
         }
@@ -484,20 +550,25 @@ impl Driver {
 
     /// Reaps all that has died.
     fn reap(&mut self) {
+        let mut has_reaped_leftover = false;
         let left = loop {
             let pid = match self.processes.peek() {
                 reaper::Peek::Dead(pid) => pid,
                 left => break left,
             };
-            let generation = self.machine.generation();
             if let Some(hook) = self.hooks.find(pid) {
                 hook.ended(self.processes.reap_other(pid));
             } else if let Some(end) = self.processes.reap(pid) {
                 self.on_leader_end(&end);
             } else {
-                self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
+                has_reaped_leftover = true;
             }
         };
+        // Told once: for each of a thousand we would look at all that are left of the thousand.
+        if has_reaped_leftover {
+            let generation = self.machine.generation();
+            self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
+        }
         // That we have no child at all tells it for most, without a walk over all processes.
         if let State::Sweeping(_) = self.machine.state()
             && (left == reaper::Peek::NoChildren || self.processes.is_empty())
@@ -528,6 +599,7 @@ impl Driver {
     /// Ends what is left of ours, and says goodbye.
     async fn leave(mut self, code: u8) -> u8 {
         self.hooks.abort();
+        self.hooks.abort_reader();
         self.processes.drop_stage();
         if self.processes.has_others() {
             self.bury_the_rest().await;
@@ -537,18 +609,34 @@ impl Driver {
         // The last words on each connection: how a restart or a stop that was waited for ended.
         self.story.drop_waiting();
         // Who hears them may start the next supervisor at once: its place is free before.
-        self.processes.remove_sockets();
+        if self.place.is_ours() {
+            self.processes.remove_sockets();
+        }
         drop(self.processes);
         drop(self.lock);
         self.control.close().await;
+        self.output.end();
         tracing::info!("leaving with code {code}");
         code
     }
 }
 
+/// Catches the signals that these settings name.
+fn catch(signals: &Signals, settings: &Settings) {
+    let Settings { stop, restart, .. } = settings;
+    for signal in [stop.signal, restart.signal, restart.in_process_signal] {
+        // One that cannot be caught can still be sent.
+        let _ = signals.catch(signal);
+    }
+}
+
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+        Some(at) => {
+            tokio::time::sleep_until(at.into()).await;
+            // The runtime may have looked at the clock alone: once more, for what else there is.
+            tokio::task::yield_now().await;
+        }
         None => std::future::pending().await,
     }
 }

@@ -9,9 +9,10 @@ use crate::protocol::{
 };
 
 use super::{
+    asked::Step,
     event::{Action, Goal, Judgement, Outcome, Then},
     limit::AfterFailure,
-    machine::{Ended, Step, Supervisor},
+    machine::Supervisor,
     policy::{Park, Reading},
     state::{Rung, State},
     stopping::MAX_KILLS,
@@ -20,6 +21,26 @@ use super::{
 
 /// A 75 that nobody asked for counts toward the start limit when the child lived less than this.
 const EARLY: Duration = Duration::from_secs(60);
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) exit: ChildExit,
+    pub(super) ran: Duration,
+    pub(super) boot: Duration,
+    /// What it had been told.
+    pub(super) goal: Option<Goal>,
+    /// The rung on which it ended.
+    pub(super) rung: Rung,
+}
+
+impl Ended {
+    /// Whether work was cut: the child said so when asked for a restart, or had to be forced.
+    pub(super) fn is_cut(&self) -> bool {
+        let asked = matches!(self.goal, Some(Goal::Restart | Goal::Reload));
+        self.rung != Rung::Asked || asked && self.exit == ChildExit::Code(exit::FAILURE)
+    }
+}
 
 /// Whether an end is told as a failure of the child.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,7 +98,7 @@ impl Supervisor {
         // One that was never ready is not stable, however long its ready timeout let it live.
         if self.was_ready && ended.ran >= self.policy.backoff.reset_after {
             self.failures.reset();
-            self.recovered = false;
+            self.safe_mode = false;
         }
         if self.is_stopping() {
             let code = self.stop_code(&ended);
@@ -87,17 +108,15 @@ impl Supervisor {
         if matches!(ended.goal, Some(Goal::Restart | Goal::Reload)) && self.obeyed(&ended) {
             return self.respawn(now, &ended);
         }
-        if ended.goal == Some(Goal::Replace) {
+        if matches!(ended.goal, Some(Goal::Replace | Goal::Hung)) {
             return self.fail(now, &ended);
         }
         match self.policy.exits.read(ended.exit) {
-            Reading::WantsPark(exit::CONFIG) if self.policy.exits.recovery && !self.recovered => {
-                self.recovered = true;
-                self.tell(&ended, Counted::AsFailure, Then::Recover);
-                self.leave_state();
-                self.state = State::Recovering;
-                self.timers.set(Timer::Hook, now + self.policy.exits.recovery_timeout);
-                self.actions.push_back(Action::Recover { generation: self.generation });
+            Reading::WantsPark(exit::CONFIG)
+                if self.policy.recovery.command
+                    && !self.failures.is_mended(ended.boot, &self.policy.recovery) =>
+            {
+                self.mend(now, &ended);
             }
             Reading::WantsPark(code) => {
                 self.tell(&ended, Counted::AsFailure, Then::Leave(code));
@@ -138,6 +157,10 @@ impl Supervisor {
     }
 
     pub(super) fn respawn(&mut self, now: Instant, ended: &Ended) {
+        if ended.rung == Rung::Kill && self.policy.limit.kills {
+            // Counts against the next crash. What was asked for is done at once all the same.
+            let _ = self.failures.count_early(ended.boot, &self.policy);
+        }
         self.tell(ended, Counted::No, Then::Respawn);
         let judged = self.policy.exits.judged && ended.exit == ChildExit::Code(exit::OK);
         let generation = self.generation;
@@ -161,13 +184,29 @@ impl Supervisor {
 
     pub(super) fn count_unasked(&mut self, ended: &Ended) -> Option<AfterFailure> {
         let early = ended.ran < EARLY && self.restart.is_none();
-        early.then(|| self.failures.count_early(ended.boot, &self.policy.limit)).flatten()
+        early.then(|| self.failures.count_early(ended.boot, &self.policy)).flatten()
     }
 
     pub(super) fn fail(&mut self, now: Instant, ended: &Ended) {
-        let after = self.failures.count(ended.boot, &self.policy.backoff, &self.policy.limit);
+        let after = self.failures.count(ended.boot, &self.policy);
+        let recovery = &self.policy.recovery;
+        self.safe_mode = self.failures.wants_safe_mode(ended.boot, recovery);
+        let retries = matches!(after, AfterFailure::Retry(_));
+        if retries && self.failures.wants_command(ended.boot, recovery) {
+            return self.mend(now, ended);
+        }
         self.tell(ended, Counted::AsFailure, after.told());
         self.after_failure(now, after);
+    }
+
+    /// Runs the command that mends; the next start follows it.
+    fn mend(&mut self, now: Instant, ended: &Ended) {
+        self.failures.begin_mending(ended.boot);
+        self.tell(ended, Counted::AsFailure, Then::Recover);
+        self.leave_state();
+        self.state = State::Recovering;
+        self.timers.set(Timer::Hook, now + self.policy.recovery.timeout);
+        self.actions.push_back(Action::Recover { generation: self.generation });
     }
 
     pub(super) fn after_failure(&mut self, now: Instant, after: AfterFailure) {

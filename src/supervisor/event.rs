@@ -52,6 +52,29 @@ pub enum Event {
         /// Which one.
         generation: u64,
     },
+    /// The child's heart beat: it said so, or its port answered.
+    HeartSeen {
+        /// Whose.
+        generation: u64,
+    },
+    /// The child's port was asked for a sign of life, and gave none.
+    HeartMissed {
+        /// Whose.
+        generation: u64,
+    },
+    /// The child asked to be treated as hung (`WATCHDOG=trigger`).
+    HeartTriggered {
+        /// Which one.
+        generation: u64,
+    },
+    /// The child asked for more time (`EXTEND_TIMEOUT_USEC=`), and has come further since it last
+    /// did.
+    ExtendRequested {
+        /// Which one.
+        generation: u64,
+        /// So long from now.
+        by: Duration,
+    },
     /// The child's leader was reaped.
     LeaderExited {
         /// Which one.
@@ -123,6 +146,10 @@ impl Event {
             | Self::HandlersSeen { generation, .. }
             | Self::ReadySeen { generation }
             | Self::ReloadingSeen { generation }
+            | Self::HeartSeen { generation }
+            | Self::HeartMissed { generation }
+            | Self::HeartTriggered { generation }
+            | Self::ExtendRequested { generation, .. }
             | Self::LeaderExited { generation, .. }
             | Self::LeftoverReaped { generation }
             | Self::TreeEmpty { generation }
@@ -198,6 +225,8 @@ pub enum Action {
     Spawn {
         /// Its number.
         generation: u64,
+        /// It is told to start with as little as it can (`LOCKKEEPER_SAFE_MODE=1`).
+        safe_mode: bool,
     },
     /// Look for this child's readiness by its port; tell `ReadySeen`.
     WatchReady {
@@ -239,6 +268,25 @@ pub enum Action {
         /// SIGTERM or SIGKILL.
         signal: Signal,
     },
+    /// Look at the child's port for a sign of life; answer with `HeartSeen` or `HeartMissed`.
+    CheckHeart {
+        /// Whose.
+        generation: u64,
+    },
+    /// The child is hung, and is ended from here on.
+    DeclareHung {
+        /// Which one.
+        generation: u64,
+        /// How that was seen.
+        sign: HungSign,
+    },
+    /// The child has more time, and the service manager is asked for as much.
+    ExtendUpstream {
+        /// So long from now.
+        by: Duration,
+    },
+    /// Leave an earlier supervisor's child alone, and wait for its end; tell `OrphanGone`.
+    AwaitOrphan,
     /// End the tree of an earlier supervisor's child; tell `OrphanGone`.
     Evict {
         /// By which signal.
@@ -329,6 +377,18 @@ pub enum Goal {
     Reload,
     /// It was not ready in time.
     Replace,
+    /// It gave no sign of life.
+    Hung,
+}
+
+/// How it was seen that a child is hung.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HungSign {
+    /// Too many intervals in a row passed without a sign of life.
+    Silent,
+    /// It said so itself.
+    Triggered,
 }
 
 /// What follows the end of a generation.

@@ -5,8 +5,9 @@
 //!   Idle ──────────────► Starting ───────────────────► Ready ◄──────────┐
 //!    │ orphan lives        ▲  │ │ not ready in time       │ │            │ RELOADING, READY
 //!    ▼                     │  │ └──────────┐   stop,      │ └──► Draining{Reload}
-//!  Evicting ── gone ───────┤  │            ▼   restart    ▼            │ not in time
-//!                          │  │         Draining{Replace | Stop | Restart}
+//!  Evicting ── gone ───────┤  │            ▼ stop, hung,  ▼            │ not in time
+//!  Awaiting ── gone ───────┤  │            ▼ restart      ▼            │
+//!                          │  │     Draining{Replace | Stop | Hung | Restart}
 //!                          │  │            │ grace is over    ▼        │
 //!                          │  │ exit       │             Ending{Term} ◄┘
 //!                          │  │            │ exit             │ 5 s
@@ -18,7 +19,7 @@
 //!   ◄──────────────────────┤  ├─► crash ──► Backoff  ─── time is up ──► Starting
 //!                          │  │         └─► HalfOpen ─── time is up ──► Starting (a trial)
 //!                          │  ├─► 0 that nobody asked for, and judged ─► Judging
-//!                          │  ├─► 78, once ─► Recovering ─── done ────► Starting
+//!                          │  ├─► 78, or many failures, once ─► Recovering ── done ─► Starting
 //!                          │  ├─► 78, 79, start limit ─► Parked | Done
 //!                          │  └─► a stop, or 0 ────────► Done
 //! ```
@@ -32,30 +33,37 @@
 //! What always holds (`machine_tests.rs` looks for a counter-example):
 //! - never two children: a spawn follows only the emptied tree of the generation before;
 //! - no spawn after a stop, and a stop ends within hold + grace + ladder;
-//! - a state that waits has a deadline; only `Ready`, `Parked` and `Done` wait for the world alone;
+//! - a state that waits has a deadline; only `Awaiting`, `Ready`, `Parked` and `Done` wait for the
+//!   world alone, and `Ready` only without a watchdog;
 //! - an accepted restart gets exactly one verdict.
 //!
 //! A restart lives in three places, one after the other: *asked* (`restart`: being checked, staged,
 //! drained), *served* (`awaited`: its process runs and must become ready), *answered* (a verdict).
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use crate::protocol::{
-    control::{Mode, Refusal, RestartId, Verdict},
-    exit::{self, ChildExit},
+    control::{Refusal, RestartId, Verdict},
+    exit,
     signal::Signal,
 };
 
 use super::{
+    asked::{Restart, Step},
+    ending::Ended,
     event::{Action, Event, Goal, Handler, Handlers, Judgement, Target},
-    limit::FailureCount,
+    heart::Beat,
+    limit::{FailureCount, Memory},
     policy::{Policy, Respawn},
     state::{Rung, State},
     timer::{Timer, TimerTable},
 };
 
 /// The machine. See the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Supervisor {
     pub(super) policy: Policy,
     pub(super) state: State,
@@ -85,67 +93,17 @@ pub struct Supervisor {
     pub(super) awaited: Vec<(RestartId, bool)>,
     /// SIGKILLs in a row that did not help.
     pub(super) kills: u32,
-    /// The recovery command was tried since the last stable child.
-    pub(super) recovered: bool,
+    /// Intervals in a row in which the present child gave no sign of life.
+    pub(super) silent: u32,
+    /// Its port was asked for one, and has not answered.
+    pub(super) heart_asked: bool,
+    /// Until when the present deadline of a start or a drain may be put off.
+    pub(super) patience_end: Option<Instant>,
+    /// The next start is one in safe mode, as so many failed.
+    pub(super) safe_mode: bool,
     pub(super) failures: FailureCount,
     pub(super) timers: TimerTable,
     pub(super) actions: VecDeque<Action>,
-}
-
-/// How a child ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ended {
-    pub(super) exit: ChildExit,
-    pub(super) ran: std::time::Duration,
-    pub(super) boot: std::time::Duration,
-    /// What it had been told.
-    pub(super) goal: Option<Goal>,
-    /// The rung on which it ended.
-    pub(super) rung: Rung,
-}
-
-/// A restart that no process serves yet.
-#[derive(Clone, Debug)]
-pub(super) struct Restart {
-    pub(super) ids: Vec<RestartId>,
-    pub(super) mode: Mode,
-    pub(super) force: bool,
-    /// Work was cut for it.
-    pub(super) cut: bool,
-    pub(super) step: Step,
-}
-
-/// How far a restart is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Step {
-    /// The child is still starting and has no handler.
-    Held,
-    /// The `check` command runs.
-    Checking,
-    /// The successor is being prepared.
-    Staging,
-    /// Everything is ready; only the handlers are looked at once more.
-    Asking(Respawn),
-    /// The child was told, or has gone by itself.
-    Told,
-}
-
-impl Restart {
-    /// Which way it goes: as it was asked for, or as the settings say.
-    pub(super) fn respawn(&self, policy: &Policy) -> Respawn {
-        match self.mode {
-            Mode::InProcess => Respawn::InProcess,
-            Mode::Auto => policy.restart.respawn,
-        }
-    }
-}
-
-impl Ended {
-    /// Whether work was cut: the child said so when asked for a restart, or had to be forced.
-    pub(super) fn is_cut(&self) -> bool {
-        let asked = matches!(self.goal, Some(Goal::Restart | Goal::Reload));
-        self.rung != Rung::Asked || asked && self.exit == ChildExit::Code(exit::FAILURE)
-    }
 }
 
 // === impl Supervisor ===
@@ -170,10 +128,42 @@ impl Supervisor {
             restart: None,
             awaited: Vec::new(),
             kills: 0,
-            recovered: false,
+            silent: 0,
+            heart_asked: false,
+            patience_end: None,
+            safe_mode: false,
             timers: TimerTable::default(),
             actions: VecDeque::new(),
         }
+    }
+
+    /// Other settings from now on. Deadlines that run go on as they were set, but for the time to
+    /// be ready of a child that was asked for and does not run yet: it is started by these.
+    pub fn set_policy(&mut self, now: Instant, policy: Policy) {
+        let is_asked_for = self.state == State::Starting && !self.alive;
+        if is_asked_for
+            && policy.ready.timeout != self.policy.ready.timeout
+            && self.timers.at(Timer::Ready).is_some()
+        {
+            self.timers.set(Timer::Ready, now + policy.ready.timeout);
+        }
+        self.policy = policy;
+        if self.state == State::Ready {
+            self.watch_heart(now);
+        }
+    }
+
+    /// What must outlive the supervisor, so that a new one does not begin the count of failures
+    /// anew.
+    pub fn memory(&self) -> &Memory {
+        self.failures.memory()
+    }
+
+    /// Begins with what an earlier supervisor of this boot remembered; `boot` is now, on the clock
+    /// that goes on in sleep. To be called before the first event.
+    pub fn recall(&mut self, memory: Memory, boot: Duration) {
+        self.failures.recall(memory, boot, &self.policy.limit);
+        self.safe_mode = self.failures.wants_safe_mode(boot, &self.policy.recovery);
     }
 
     /// Where it is.
@@ -217,10 +207,11 @@ impl Supervisor {
         }
         match event {
             Event::Started { orphan } => match self.state {
-                State::Idle if orphan => self.evict(now, Rung::Asked),
+                State::Idle if orphan => self.on_orphan(now),
                 State::Idle => self.spawn(now),
                 // Begun already.
-                State::Evicting(_)
+                State::Awaiting
+                | State::Evicting(_)
                 | State::Starting
                 | State::Ready
                 | State::Draining(_)
@@ -236,7 +227,7 @@ impl Supervisor {
 
             Event::OrphanGone => match self.state {
                 State::Evicting(_) if self.is_stopping() => self.finish(exit::OK),
-                State::Evicting(_) => self.spawn(now),
+                State::Awaiting | State::Evicting(_) => self.spawn(now),
                 State::Idle
                 | State::Starting
                 | State::Ready
@@ -257,6 +248,7 @@ impl Supervisor {
                 // Told twice.
                 State::Starting
                 | State::Idle
+                | State::Awaiting
                 | State::Evicting(_)
                 | State::Ready
                 | State::Draining(_)
@@ -277,6 +269,7 @@ impl Supervisor {
                 // It cannot have failed: it runs, or it has run.
                 State::Starting
                 | State::Idle
+                | State::Awaiting
                 | State::Evicting(_)
                 | State::Ready
                 | State::Draining(_)
@@ -296,6 +289,7 @@ impl Supervisor {
                 State::Starting
                 | State::Ready
                 | State::Idle
+                | State::Awaiting
                 | State::Evicting(_)
                 | State::Draining(_)
                 | State::Ending(..)
@@ -315,6 +309,7 @@ impl Supervisor {
                 State::Starting
                 | State::Draining(_)
                 | State::Idle
+                | State::Awaiting
                 | State::Evicting(_)
                 | State::Ready
                 | State::Ending(..)
@@ -332,6 +327,7 @@ impl Supervisor {
                 // A child may build itself anew when it likes; we did not ask, and do not wait.
                 State::Draining(_)
                 | State::Idle
+                | State::Awaiting
                 | State::Evicting(_)
                 | State::Starting
                 | State::Ready
@@ -345,6 +341,11 @@ impl Supervisor {
                 | State::Done(_) => {}
             },
 
+            Event::HeartSeen { .. } => self.on_heart(now, Beat::Seen),
+            Event::HeartMissed { .. } => self.on_heart(now, Beat::Missed),
+            Event::HeartTriggered { .. } => self.on_heart(now, Beat::Triggered),
+            Event::ExtendRequested { by, .. } => self.on_extend(now, by),
+
             Event::LeaderExited { exit, ran, boot, .. } => {
                 let (goal, rung) = match self.state {
                     State::Starting | State::Ready => (None, Rung::Asked),
@@ -352,6 +353,7 @@ impl Supervisor {
                     State::Ending(goal, rung) => (Some(goal), rung),
                     // It ended once already, or never lived.
                     State::Idle
+                    | State::Awaiting
                     | State::Evicting(_)
                     | State::Sweeping(_)
                     | State::Judging
@@ -366,10 +368,16 @@ impl Supervisor {
 
             Event::LeftoverReaped { .. } => match self.state {
                 // Its children are ours now, and have not been struck yet.
-                State::Sweeping(Rung::Kill) => self.sweep(Signal::Kill),
+                State::Sweeping(Rung::Kill) => {
+                    if !self.is_stopping() {
+                        self.kills = 1; // they die, however many there are
+                    }
+                    self.sweep(Signal::Kill);
+                }
                 // They still have the time that SIGTERM gave.
                 State::Sweeping(Rung::Asked | Rung::Term)
                 | State::Idle
+                | State::Awaiting
                 | State::Evicting(_)
                 | State::Starting
                 | State::Ready
@@ -386,6 +394,7 @@ impl Supervisor {
             Event::TreeEmpty { .. } => match self.state {
                 State::Sweeping(_) => self.on_tree_empty(now),
                 State::Idle
+                | State::Awaiting
                 | State::Evicting(_)
                 | State::Starting
                 | State::Ready
@@ -404,6 +413,7 @@ impl Supervisor {
                     State::Starting | State::Ready => Step::Held,
                     // The child leaves already: whatever starts next serves this one too.
                     State::Idle
+                    | State::Awaiting
                     | State::Evicting(_)
                     | State::Draining(_)
                     | State::Ending(..)
@@ -457,6 +467,7 @@ impl Supervisor {
                 State::Judging => self.on_judged(now, judgement),
                 // Beside the path: nobody waits for it.
                 State::Idle
+                | State::Awaiting
                 | State::Evicting(_)
                 | State::Starting
                 | State::Ready
@@ -473,6 +484,7 @@ impl Supervisor {
             Event::RecoveryFinished { .. } => match self.state {
                 State::Recovering => self.spawn(now),
                 State::Idle
+                | State::Awaiting
                 | State::Evicting(_)
                 | State::Starting
                 | State::Ready
@@ -490,13 +502,14 @@ impl Supervisor {
 
     /// Time has passed. Harmless when called early.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.expire(now) {
+        while let Some((timer, at)) = self.timers.expire(now) {
             match (timer, self.state) {
                 (Timer::Alive, State::Starting) => self.become_ready(now),
                 (Timer::Ready, State::Starting) => self.drain(now, Goal::Replace),
                 (Timer::Handlers, State::Starting | State::Ready) => self.inspect(now),
                 (Timer::StopHold, State::Starting) => self.drain(now, Goal::Stop),
                 (Timer::Prepare, State::Starting | State::Ready) => self.on_prepare_timeout(now),
+                (Timer::Heart, State::Ready) => self.on_heart_due(now, at),
                 (Timer::Grace, State::Draining(goal)) => self.end(now, goal, Rung::Term),
                 (Timer::Kill, State::Ending(goal, _)) => self.end(now, goal, Rung::Kill),
                 (Timer::Kill, State::Evicting(rung)) => self.evict(now, rung.next()),

@@ -8,6 +8,8 @@ mod coming_up;
 mod exits;
 mod hand;
 mod properties;
+mod recovery;
 mod restarts;
 mod stops;
+mod watchdog;
 mod world;

@@ -3,11 +3,13 @@
 //! [`machine`] decides, from facts and the time; `driver.rs` carries out and reports back. The
 //! picture of the states is in [`machine`].
 
+mod asked;
 pub mod driver;
 mod ending;
 pub mod event;
+mod heart;
 pub mod ledger;
-mod limit;
+pub mod limit;
 pub mod machine;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // a test needs some instant to count from

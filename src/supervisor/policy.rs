@@ -25,8 +25,14 @@ pub struct Policy {
     pub backoff: Backoff,
     /// How many failures are too many.
     pub limit: StartLimit,
+    /// What is tried before that.
+    pub recovery: Recovery,
     /// What giving up means.
     pub park: Park,
+    /// What becomes of a child that outlived its supervisor.
+    pub orphan: Orphan,
+    /// How a hung child is told.
+    pub watchdog: Watchdog,
 }
 
 /// When a child counts as ready.
@@ -108,10 +114,6 @@ pub struct ExitTable {
     pub judged: bool,
     /// How long the judge may take. 20 s.
     pub judge_timeout: Duration,
-    /// Whether there is a recovery command for [`exit::CONFIG`].
-    pub recovery: bool,
-    /// How long the recovery command may take. 5 min.
-    pub recovery_timeout: Duration,
 }
 
 /// How an exit is read by the table.
@@ -185,6 +187,59 @@ pub struct StartLimit {
     pub then: LimitThen,
     /// Half-open: from one trial start to the next. 5 min.
     pub retry: Duration,
+    /// Whether an end by our own SIGKILL counts as a failure, too. A restart that was asked for
+    /// is done at once all the same. No.
+    pub kills: bool,
+}
+
+/// What is tried, from the mildest to the hardest, before the start limit: a plain restart, the
+/// command that mends, a start in safe mode.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recovery {
+    /// Whether there is a command that mends. It is run once after [`exit::CONFIG`]. No.
+    pub command: bool,
+    /// How long it may take. 5 min.
+    pub timeout: Duration,
+    /// After how many failures within the window it is run, too. 0: never.
+    pub command_after: u32,
+    /// From how many failures within the window on the child starts in safe mode. 0: never.
+    pub safe_mode_after: u32,
+    /// How long a failure counts for these two. 10 min.
+    pub window: Duration,
+}
+
+/// What becomes of a child that outlived its supervisor.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Orphan {
+    /// It is ended by the ladder of a stop.
+    End,
+    /// It is left alone, and waited for.
+    Wait,
+}
+
+/// How a hung child is told. It is looked at while it is ready: before, and while it leaves, other
+/// deadlines hold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Watchdog {
+    /// What its signs of life are. None.
+    pub via: HeartVia,
+    /// One must come within this time. 30 s.
+    pub interval: Duration,
+    /// After so many intervals in a row without one the child is ended. 3.
+    pub failures: u32,
+    /// From the stop signal to SIGTERM to the group. 10 s.
+    pub grace: Duration,
+}
+
+/// What the signs of life are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HeartVia {
+    /// There is no watchdog.
+    None,
+    /// `WATCHDOG=1`, which the child sends by itself.
+    Notify,
+    /// The answers of its port, which the driver asks for.
+    Probe,
 }
 
 /// What happens at the start limit.
@@ -229,8 +284,6 @@ impl Default for Policy {
                 stop: vec![exit::OK],
                 judged: false,
                 judge_timeout: Duration::from_secs(20),
-                recovery: false,
-                recovery_timeout: Duration::from_secs(300),
             },
             backoff: Backoff {
                 initial: Duration::ZERO,
@@ -244,8 +297,23 @@ impl Default for Policy {
                 interval: Duration::from_secs(300),
                 then: LimitThen::HalfOpen,
                 retry: Duration::from_secs(300),
+                kills: false,
+            },
+            recovery: Recovery {
+                command: false,
+                timeout: Duration::from_secs(300),
+                command_after: 0,
+                safe_mode_after: 0,
+                window: Duration::from_secs(600),
             },
             park: Park::Exit,
+            orphan: Orphan::End,
+            watchdog: Watchdog {
+                via: HeartVia::None,
+                interval: Duration::from_secs(30),
+                failures: 3,
+                grace: Duration::from_secs(10),
+            },
         }
     }
 }

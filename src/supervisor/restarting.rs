@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use crate::protocol::control::{Refusal, Verdict};
 
 use super::{
+    asked::{Restart, Step},
     event::{Action, Goal, Handler, Handlers},
-    machine::{Restart, Step, Supervisor},
+    machine::Supervisor,
     policy::Respawn,
-    state::State,
+    state::{Rung, State},
     timer::Timer,
 };
 
@@ -45,6 +46,8 @@ impl Supervisor {
                 self.failures.begin_trial();
                 self.spawn(now);
             }
+            // Who asks for a restart means the one that was left alone until now.
+            State::Awaiting => self.evict(now, Rung::Asked),
             State::Draining(_)
             | State::Ending(..)
             | State::Sweeping(_)
@@ -131,6 +134,12 @@ impl Supervisor {
                 match (Self::handler_for(respawn, handlers), respawn) {
                     (Handler::Caught, _) => self.drain(now, goal),
                     (Handler::Absent | Handler::Unknown, _) if starting => self.inspect_later(now),
+                    // It is only the second choice, and the child may die of it.
+                    (Handler::Unknown, Respawn::InProcess)
+                        if restart.respawn(&self.policy) == Respawn::Fresh =>
+                    {
+                        self.refuse_in_process();
+                    }
                     (Handler::Unknown, _) => self.drain(now, goal),
                     // Any program can be restarted with grace: by its stop signal.
                     (Handler::Absent, Respawn::Fresh) => {

@@ -8,8 +8,9 @@ use crate::protocol::{
 };
 
 use super::{
+    asked::Step,
     event::{Action, Goal, Target},
-    machine::{Step, Supervisor},
+    machine::Supervisor,
     policy::{ALIVE_FOR, ReadyVia},
     restarting::STAGE_TIMEOUT,
     state::State,
@@ -26,8 +27,10 @@ impl Supervisor {
         self.sent.clear();
         self.state = State::Starting;
         self.spawn_queued = true;
-        self.timers.set(Timer::Ready, now + self.policy.ready.timeout);
-        self.actions.push_back(Action::Spawn { generation: self.generation });
+        self.wait_at_most(now, Timer::Ready, self.policy.ready.timeout);
+        // Who asks for a restart has mended something, and wants to see it whole.
+        let safe_mode = self.safe_mode && self.restart.is_none();
+        self.actions.push_back(Action::Spawn { generation: self.generation, safe_mode });
         self.serve_restart();
     }
 
@@ -72,7 +75,7 @@ impl Supervisor {
             SpawnFailure::NoResources => self.failures.count_unlimited(&self.policy.backoff),
             // A command may be missing for a moment while it is being replaced by an update.
             SpawnFailure::NotFound | SpawnFailure::NotExecutable | SpawnFailure::Other => {
-                self.failures.count(boot, &self.policy.backoff, &self.policy.limit)
+                self.failures.count(boot, &self.policy)
             }
         };
         self.after_failure(now, after);
@@ -95,6 +98,7 @@ impl Supervisor {
         let first = !std::mem::replace(&mut self.ever_ready, true);
         self.actions.push_back(Action::AnnounceReady { generation: self.generation, first });
         let generation = self.generation;
+        self.watch_heart(now);
         for (id, cut) in std::mem::take(&mut self.awaited) {
             let verdict = Verdict::Respawned { generation, cut };
             self.actions.push_back(Action::Verdict { id, verdict });

@@ -9,6 +9,8 @@ pub enum State {
     Idle,
     /// The child of an earlier, killed supervisor is being ended.
     Evicting(Rung),
+    /// The child of an earlier, killed supervisor lives on, and is left alone until it has gone.
+    Awaiting,
     /// The child was started and is not ready yet.
     Starting,
     /// The child serves.
@@ -60,11 +62,13 @@ impl State {
         match self {
             Self::Idle => "idle",
             Self::Evicting(_) => "evicting",
+            Self::Awaiting => "waiting",
             Self::Starting => "starting",
             Self::Ready => "ready",
             Self::Draining(Goal::Stop) | Self::Ending(Goal::Stop, _) => "stopping",
             Self::Draining(Goal::Reload) => "reloading",
             Self::Draining(Goal::Restart | Goal::Replace) => "draining",
+            Self::Draining(Goal::Hung) | Self::Ending(Goal::Hung, _) => "hung",
             Self::Ending(..) => "ending",
             Self::Sweeping(_) => "sweeping",
             Self::Judging => "judging",

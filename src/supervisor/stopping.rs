@@ -9,14 +9,18 @@ use crate::protocol::{
 };
 
 use super::{
+    asked::Step,
     event::{Action, Goal, Target},
-    machine::{Step, Supervisor},
+    machine::Supervisor,
+    policy::Orphan,
     state::{Rung, State},
     timer::Timer,
 };
 
 /// What a SIGKILL gets at least before it counts as in vain, however short `stop.kill_after` is.
 const KILL_TAKES: Duration = Duration::from_secs(1);
+/// By what factor a child that tells of progress may put off the deadline of its start or drain.
+pub(super) const MAX_PATIENCE: u32 = 4;
 /// SIGKILLs in a row before something that does not die is left behind.
 pub(super) const MAX_KILLS: u32 = 3;
 
@@ -33,8 +37,9 @@ impl Supervisor {
         }
         let hurry = now + self.policy.stop.kill_after;
         match self.state {
-            State::Idle | State::Backoff | State::HalfOpen | State::Parked(_) => {
-                self.finish(exit::OK);
+            // An orphan that was left alone until now is left alone for good.
+            State::Idle | State::Awaiting | State::Backoff | State::HalfOpen | State::Parked(_) => {
+                self.finish(exit::OK)
             }
             State::Judging | State::Recovering => {
                 self.actions.push_back(Action::AbortHooks);
@@ -63,6 +68,13 @@ impl Supervisor {
             State::Draining(Goal::Restart | Goal::Reload | Goal::Replace) => {
                 self.actions.push_back(Action::DropStage);
                 self.drain(now, Goal::Stop);
+            }
+            State::Draining(Goal::Hung) => {
+                // The grace of a stop is for a child that drains; this one has had its time.
+                let deadline = self.timers.at(Timer::Grace).unwrap_or(now);
+                self.drain(now, Goal::Stop);
+                let grace = self.timers.at(Timer::Grace).map_or(deadline, |at| at.min(deadline));
+                self.timers.set(Timer::Grace, grace);
             }
             State::Ending(_, Rung::Asked | Rung::Term) if self.stops > 2 => {
                 self.end(now, Goal::Stop, Rung::Kill);
@@ -94,7 +106,7 @@ impl Supervisor {
 
     pub(super) fn drain(&mut self, now: Instant, goal: Goal) {
         let signal = match goal {
-            Goal::Stop | Goal::Replace => self.policy.stop.signal,
+            Goal::Stop | Goal::Replace | Goal::Hung => self.policy.stop.signal,
             Goal::Restart => self.policy.restart.signal,
             Goal::Reload => self.policy.restart.in_process_signal,
         };
@@ -102,11 +114,12 @@ impl Supervisor {
     }
 
     pub(super) fn drain_by(&mut self, now: Instant, goal: Goal, signal: Signal) {
-        if goal == Goal::Replace {
+        if matches!(goal, Goal::Replace | Goal::Hung) {
             self.drop_preparations();
         }
         let grace = match goal {
             Goal::Stop | Goal::Replace => self.policy.stop.grace,
+            Goal::Hung => self.policy.watchdog.grace,
             Goal::Restart => self.policy.restart.grace,
             // The same process must also come up again.
             Goal::Reload => self.policy.restart.grace + self.policy.ready.timeout,
@@ -115,7 +128,7 @@ impl Supervisor {
             restart.step = Step::Told;
         }
         self.timers.clear_all();
-        self.timers.set(Timer::Grace, now + grace);
+        self.wait_at_most(now, Timer::Grace, grace);
         self.reloading = false;
         self.state = State::Draining(goal);
         if self.alive {
@@ -136,6 +149,54 @@ impl Supervisor {
         match rung {
             Rung::Asked | Rung::Term => self.signal(Signal::Term, Target::Group),
             Rung::Kill => self.signal(Signal::Kill, Target::Tree),
+        }
+    }
+
+    /// A child of an earlier supervisor lives.
+    pub(super) fn on_orphan(&mut self, now: Instant) {
+        match self.policy.orphan {
+            Orphan::End => self.evict(now, Rung::Asked),
+            Orphan::Wait => {
+                self.state = State::Awaiting;
+                self.actions.push_back(Action::AwaitOrphan);
+            }
+        }
+    }
+
+    /// Sets the deadline of a start or a drain, and how far the child may put it off.
+    pub(super) fn wait_at_most(&mut self, now: Instant, timer: Timer, time: Duration) {
+        self.timers.set(timer, now + time);
+        self.patience_end = Some(now + time.saturating_mul(MAX_PATIENCE));
+    }
+
+    /// The child makes progress, and wants more time for it.
+    pub(super) fn on_extend(&mut self, now: Instant, by: Duration) {
+        let timer = match self.state {
+            State::Starting if !self.is_stopping() => Timer::Ready,
+            State::Draining(_) if self.stops < 2 => Timer::Grace,
+            // Nobody waits for it; it was told to hurry, or is ended by force already.
+            State::Starting
+            | State::Draining(_)
+            | State::Idle
+            | State::Awaiting
+            | State::Evicting(_)
+            | State::Ready
+            | State::Ending(..)
+            | State::Sweeping(_)
+            | State::Judging
+            | State::Recovering
+            | State::Backoff
+            | State::HalfOpen
+            | State::Parked(_)
+            | State::Done(_) => return,
+        };
+        let (Some(end), Some(at)) = (self.patience_end, self.timers.at(timer)) else { return };
+        let later = end.min(now.checked_add(by).unwrap_or(end));
+        if later > at {
+            self.timers.set(timer, later);
+            if self.is_stopping() || !self.ever_ready {
+                self.actions.push_back(Action::ExtendUpstream { by: later - now });
+            }
         }
     }
 

@@ -15,6 +15,8 @@ pub(super) enum Timer {
     StopHold,
     /// A `check` or the staging of a successor takes too long.
     Prepare,
+    /// A ready child gave no sign of life in its interval, or its port is to be asked for one.
+    Heart,
     /// A drain takes too long: the next step of the ladder.
     Grace,
     /// The ladder's next step.
@@ -32,12 +34,13 @@ pub(super) enum Timer {
 const COUNT: usize = Timer::HalfOpen as usize + 1;
 
 impl Timer {
-    const ALL: [Self; COUNT] = [
+    pub(super) const ALL: [Self; COUNT] = [
         Self::Alive,
         Self::Ready,
         Self::Handlers,
         Self::StopHold,
         Self::Prepare,
+        Self::Heart,
         Self::Grace,
         Self::Kill,
         Self::Sweep,
@@ -72,12 +75,15 @@ impl TimerTable {
         self.0.iter().flatten().min().copied()
     }
 
-    /// Takes out the earliest timer whose time is up.
-    pub(super) fn expire(&mut self, now: Instant) -> Option<Timer> {
+    /// Takes out the earliest timer whose time is up, with that time.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<(Timer, Instant)> {
         let due = |timer: &Timer| self.at(*timer).filter(|at| *at <= now);
-        let timer = Timer::ALL.into_iter().filter(|t| due(t).is_some()).min_by_key(due)?;
+        let (at, timer) = Timer::ALL
+            .into_iter()
+            .filter_map(|timer| Some((due(&timer)?, timer)))
+            .min_by_key(|(at, _)| *at)?;
         self.clear(timer);
-        Some(timer)
+        Some((timer, at))
     }
 }
 
@@ -98,8 +104,8 @@ mod tests {
         table.set(Timer::Kill, at(30));
         assert_eq!(table.next(), Some(at(10)));
         assert_eq!(table.expire(at(9)), None);
-        assert_eq!(table.expire(at(25)), Some(Timer::Backoff));
-        assert_eq!(table.expire(at(25)), Some(Timer::Grace));
+        assert_eq!(table.expire(at(25)), Some((Timer::Backoff, at(10))));
+        assert_eq!(table.expire(at(25)), Some((Timer::Grace, at(20))));
         assert_eq!(table.expire(at(25)), None);
         assert_eq!(table.next(), Some(at(30)));
     }

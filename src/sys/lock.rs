@@ -123,6 +123,18 @@ pub enum LockError {
         /// The lock.
         path: PathBuf,
     },
+    /// It may not be written to.
+    #[error(
+        "{} cannot be written to; make its folder writable, or choose another with --state-dir",
+        .path.display()
+    )]
+    NotWritable {
+        /// The lock.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// It cannot be opened.
     #[error("cannot open {}", .path.display())]
     Open {
@@ -236,6 +248,9 @@ fn open(path: &Path) -> Result<File, LockError> {
         Ok(fd) => File::from(fd),
         Err(Errno::LOOP) => return Err(LockError::Symlink { path: path.to_owned() }),
         Err(Errno::ISDIR) => return Err(LockError::NotAFile { path: path.to_owned() }),
+        Err(errno @ (Errno::ROFS | Errno::ACCESS | Errno::PERM)) => {
+            return Err(LockError::NotWritable { path: path.to_owned(), source: errno.into() });
+        }
         Err(errno) => {
             return Err(LockError::Open { path: path.to_owned(), source: errno.into() });
         }

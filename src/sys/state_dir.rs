@@ -29,7 +29,7 @@ pub enum StateDirError {
         path: PathBuf,
     },
     /// The state folder cannot be made or looked at.
-    #[error("cannot use {} as state folder", .path.display())]
+    #[error("cannot use {} as state folder (another: --state-dir)", .path.display())]
     Folder {
         /// The folder.
         path: PathBuf,

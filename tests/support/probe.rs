@@ -23,15 +23,18 @@
 //! | `orphan ROLE ORDERS` | the same, forked twice and in a session of its own |
 //! | `exec ORDERS` | become a new program in the same process |
 //! | `listen PORT` | hold this port of the loopback (0: any; the result names it) |
+//! | `serve PORT` | answer each HTTP request on this port, with 200 |
+//! | `answer STATUS` | from now on with this status |
 //! | `ask JSON` | a request to `LOCKKEEPER_CONTROL`; the result is the first answer |
 //! | `print TEXT` | a line on standard error |
 //! | `close FD` | close a descriptor, as some programs do with all that they inherit |
 //! | `grow MIB` | hold so much memory |
+//! | `name TEXT` | change the name of this process, as `ps` shows it; `\n` is filled in |
 #![allow(clippy::disallowed_methods, reason = "a test's child does what real programs do")]
 
 use std::{
     collections::HashMap,
-    env,
+    env, fs,
     io::{self, BufRead, BufReader, IoSlice, Write},
     mem::MaybeUninit,
     net::TcpListener,
@@ -43,7 +46,10 @@ use std::{
         },
     },
     process::{self, Child, Command},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
     thread,
 };
 
@@ -95,6 +101,8 @@ struct Probe {
     listeners: Mutex<Vec<TcpListener>>,
     memory: Mutex<Vec<Vec<u8>>>,
     forked: Mutex<Option<Child>>,
+    /// What is answered over HTTP.
+    status: Arc<AtomicU16>,
 }
 
 impl Probe {
@@ -108,6 +116,7 @@ impl Probe {
             listeners: Mutex::default(),
             memory: Mutex::default(),
             forked: Mutex::default(),
+            status: Arc::new(AtomicU16::new(200)),
         });
         let (before, others): (Vec<_>, Vec<_>) = orders
             .into_iter()
@@ -175,9 +184,20 @@ impl Probe {
                 lock(&self.listeners).push(listener);
                 Ok(port.to_string())
             }
+            "serve" => {
+                let listener = TcpListener::bind(("127.0.0.1", first.parse()?))?;
+                let status = Arc::clone(&self.status);
+                thread::spawn(move || serve(&listener, &status));
+                Ok(String::new())
+            }
+            "answer" => {
+                self.status.store(first.parse()?, Ordering::SeqCst);
+                Ok(String::new())
+            }
             "ask" => ask(rest),
             "print" => Ok(writeln!(io::stderr(), "{rest}").map(|()| String::new())?),
             "close" => Ok(nix::unistd::close(first.parse::<i32>()?).map(|()| String::new())?),
+            "name" => Ok(fs::write("/proc/self/comm", filled(rest)).map(|()| String::new())?),
             "grow" => {
                 lock(&self.memory).push(vec![1; first.parse::<usize>()? << 20]);
                 Ok(String::new())
@@ -243,6 +263,16 @@ fn notify(text: &str, descriptors: usize) -> Outcome {
     let text = [IoSlice::new(text.as_bytes())];
     let sent = rustix::net::sendmsg(&socket, &text, &mut ancillary, SendFlags::empty())?;
     Ok(sent.to_string())
+}
+
+fn serve(listener: &TcpListener, status: &AtomicU16) {
+    for mut client in listener.incoming().flatten() {
+        // A request without a body ends with an empty line.
+        let lines = BufReader::new(&client).lines();
+        lines.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+        let status = status.load(Ordering::SeqCst);
+        let _ = write!(client, "HTTP/1.1 {status} Probe\r\ncontent-length: 0\r\n\r\n");
+    }
 }
 
 fn ask(request: &str) -> Outcome {

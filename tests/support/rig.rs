@@ -4,7 +4,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io::{BufRead, BufReader},
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, process::CommandExt},
+    },
     path::PathBuf,
     process::{Command, Stdio},
     sync::{
@@ -40,12 +43,15 @@ const LOCKKEEPER: &str = env!("CARGO_BIN_EXE_lockkeeper");
 pub struct Rig {
     pub(super) home: Arc<Home>,
     program: PathBuf,
+    through: Vec<OsString>,
     config: Option<String>,
     args: Vec<String>,
     command: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     state_dir: PathBuf,
     stdin: Option<Arc<File>>,
+    stdout: Option<Arc<File>>,
+    stderr: Option<Arc<File>>,
     user: Option<u32>,
 }
 
@@ -57,12 +63,15 @@ impl Rig {
         let rig = Self {
             home,
             program: LOCKKEEPER.into(),
+            through: Vec::new(),
             config: None,
             args: Vec::new(),
             command: vec![probe().into()],
             env: Vec::new(),
             state_dir,
             stdin: None,
+            stdout: None,
+            stderr: None,
             user: None,
         };
         rig.env("RUST_BACKTRACE", "1")
@@ -110,6 +119,13 @@ impl Rig {
         self.env("NOTIFY_SOCKET", socket)
     }
 
+    /// Starts the supervisor by this command, which gets its command line as further arguments and
+    /// is to become it: `prlimit`, `strace -D`, `sh -c`.
+    pub fn through<S: Into<OsString>>(mut self, argv: impl IntoIterator<Item = S>) -> Self {
+        self.through = argv.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Another state folder.
     pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.state_dir = path.into();
@@ -119,6 +135,18 @@ impl Rig {
     /// Another standard input than `/dev/null`.
     pub fn stdin(mut self, file: File) -> Self {
         self.stdin = Some(Arc::new(file));
+        self
+    }
+
+    /// Another standard output than the file `stdout` in the test's folder.
+    pub fn stdout(mut self, file: impl Into<OwnedFd>) -> Self {
+        self.stdout = Some(Arc::new(File::from(file.into())));
+        self
+    }
+
+    /// Another standard error than the log of the [`Supervisor`], which then stays empty.
+    pub fn stderr(mut self, file: impl Into<OwnedFd>) -> Self {
+        self.stderr = Some(Arc::new(File::from(file.into())));
         self
     }
 
@@ -150,7 +178,7 @@ impl Rig {
     #[track_caller]
     pub fn start(&self) -> Supervisor {
         let owner = new_owner();
-        let mut command = self.verb("run");
+        let mut command = self.run();
         if let Some(text) = &self.config {
             let file = self.path(&format!("config-{owner}.toml"));
             fs::write(&file, text).expect("a settings file");
@@ -176,20 +204,24 @@ impl Rig {
 
     #[track_caller]
     fn spawn(&self, mut command: Command, owner: String) -> Supervisor {
-        let stdin = self.stdin.as_ref().map(|file| file.try_clone().expect("a descriptor"));
-        let stdout = File::create(self.path("stdout")).expect("a file for the output");
+        let given = |file: &Option<Arc<File>>| {
+            file.as_ref().map(|file| Stdio::from(file.try_clone().expect("a descriptor")))
+        };
+        let stdout = given(&self.stdout).unwrap_or_else(|| {
+            File::create(self.path("stdout")).expect("a file for the output").into()
+        });
         let spawned = command
             .env(OWNER, &owner)
-            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
+            .stdin(given(&self.stdin).unwrap_or_else(Stdio::null))
             .stdout(stdout)
-            .stderr(Stdio::piped())
+            .stderr(given(&self.stderr).unwrap_or_else(Stdio::piped))
             .spawn();
         let mut child = spawned.expect("the supervisor can be started");
-        let stderr = BufReader::new(child.stderr.take().expect("it was asked for"));
+        let stderr = child.stderr.take().map(BufReader::new);
         let log = Arc::new(Transcript::default());
         let writer = Arc::clone(&log);
         thread::spawn(move || {
-            for line in stderr.split(b'\n').map_while(Result::ok) {
+            for line in stderr.into_iter().flat_map(|s| s.split(b'\n')).map_while(Result::ok) {
                 writer.push(String::from_utf8_lossy(&line).into_owned());
             }
             writer.close();
@@ -226,6 +258,15 @@ impl Rig {
         self.home.children()
     }
 
+    fn run(&self) -> Command {
+        let run = self.verb("run");
+        let Some((program, arguments)) = self.through.split_first() else { return run };
+        let mut command = Command::new(program);
+        command.args(arguments).arg(run.get_program()).args(run.get_args());
+        self.surround(&mut command);
+        command
+    }
+
     fn verb(&self, verb: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(verb).arg("--state-dir").arg(&self.state_dir);
@@ -237,12 +278,17 @@ impl Rig {
     fn surround(&self, command: &mut Command) {
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.env("HOME", self.path("")).env("PROBE_REPORT", self.path("report"));
+        // Else `scripts/coverage` would not see what the supervisor does.
+        command.envs(std::env::var_os(PROFILE).map(|file| (PROFILE, file)));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(uid) = self.user {
             command.uid(uid);
         }
     }
 }
+
+/// Where an instrumented program writes what of it was run.
+const PROFILE: &str = "LLVM_PROFILE_FILE";
 
 fn new_owner() -> String {
     static STARTED: AtomicUsize = AtomicUsize::new(0);

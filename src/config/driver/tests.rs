@@ -168,7 +168,10 @@ fn a_current_openclaw_is_found_behind_its_link() {
         settings.exit.judge_of(12).join(" "),
         "openclaw gateway restart-handoff consume --expected-pid 12 --json"
     );
-    assert_eq!(settings.exit.recover.join(" "), "openclaw doctor --fix --yes --non-interactive");
+    assert_eq!(
+        settings.recovery.command.join(" "),
+        "openclaw doctor --fix --yes --non-interactive"
+    );
     assert_eq!(settings.env.set["OPENCLAW_SUPERVISOR_MODE"], "external");
     for name in ["OPENCLAW_NO_RESPAWN", "OPENCLAW_SYSTEMD_UNIT", "NODE_COMPILE_CACHE"] {
         assert!(settings.env.removes(name), "{name}");
@@ -185,7 +188,7 @@ fn an_older_openclaw_has_its_own_signal_and_probe_and_no_judge() {
     assert_eq!(effective.settings.restart.signal, Signal::Usr1);
     assert_eq!(effective.settings.restart.in_process_signal, Signal::Usr1);
     assert_eq!(effective.settings.exit.judge, Vec::<String>::new());
-    assert_eq!(effective.settings.exit.recover[..2], ["node".to_owned(), script]);
+    assert_eq!(effective.settings.recovery.command[..2], ["node".to_owned(), script]);
     assert_eq!(via(&effective), "http://127.0.0.1:18789/healthz");
     assert_eq!(effective.settings.ready.field.to_string(), "status=live");
 }

@@ -22,7 +22,8 @@ fn an_unknown_key_is_told_with_its_line_and_what_was_meant() {
     );
     assert_eq!(
         refusal("grace = \"60s\""),
-        "lockkeeper.toml:1: unknown key `grace`, did you mean `stop.grace` or `restart.grace`?"
+        "lockkeeper.toml:1: unknown key `grace`, did you mean `stop.grace` or `restart.grace` \
+         or `watchdog.grace`?"
     );
     assert_eq!(
         refusal("[park]\nxyzzy = 1"),
@@ -32,6 +33,16 @@ fn an_unknown_key_is_told_with_its_line_and_what_was_meant() {
         refusal("command.x = 1").contains("command: invalid type: map, expected a list of words")
     );
     assert!(refusal("watchdog.via = \"none\"").contains("unknown key `watchdog`"));
+}
+
+#[test]
+fn a_refusal_that_quotes_the_file_is_short_and_one_line_without_control_characters() {
+    let quoted = refusal(&format!("profile = \"a\\r\\n\\u001b[31m{}\"", "x".repeat(5_000)));
+    assert!(
+        quoted.starts_with(r"lockkeeper.toml:1: profile: unknown variant `a\r\n\u{1b}[31mxx"),
+        "{quoted}"
+    );
+    assert!(quoted.len() < 600, "{} bytes", quoted.len());
 }
 
 #[test]

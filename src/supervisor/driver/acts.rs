@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    config::{driver::openclaw_probe, probe::Probe},
+    config::{driver::openclaw_probe, probe::Probe, settings::Settings},
     protocol::{
         control::{Phase, RestartId, Verdict, millis},
         signal::Signal,
     },
     restart::scheduler,
     supervisor::{
-        event::{Action, Event, Goal, Target},
-        ledger::Entry,
+        event::{Action, Event, Goal, HungSign, Target},
+        ledger::{Entry, StrikeTarget, last_lines},
         state::State,
     },
     sys::{
@@ -21,13 +21,25 @@ use crate::{
     },
 };
 
-use super::{Driver, child, environment, story::seconds};
+use super::{
+    Driver, child, environment,
+    story::{Remains, seconds},
+};
 
 impl Driver {
     pub(super) fn act(&mut self, action: Action) {
         let now = clock::now();
         match action {
-            Action::Spawn { generation } => self.spawn(generation),
+            Action::Spawn { generation, safe_mode } => {
+                self.safe_mode = safe_mode;
+                if safe_mode {
+                    self.story.warn(format!(
+                        "generation {generation}: so many failed that it starts in safe mode"
+                    ));
+                    self.story.record(Entry::Recovery { step: "safe-mode".to_owned() });
+                }
+                self.spawn(generation);
+            }
             Action::WatchReady { generation } => {
                 if let Some(probe) = self.probe() {
                     self.processes.watch_ready(generation, probe, child::Watch::Start);
@@ -50,14 +62,35 @@ impl Driver {
             Action::Signal { signal, to, .. } => self.signal_child(now, signal, to),
             // One that is out of date: the tree was found empty before it came to this.
             Action::Sweep { generation, .. } if generation != self.machine.generation() => {}
-            Action::Sweep { generation, signal } => {
-                if self.processes.sweep(signal) {
-                    self.machine.handle_event(now, Event::TreeEmpty { generation });
+            Action::Sweep { generation, signal } => match self.processes.sweep(signal) {
+                Some(found) => {
+                    let target = StrikeTarget::Leftovers;
+                    self.story.struck(Some(generation), signal, target, None, found);
+                }
+                None => self.machine.handle_event(now, Event::TreeEmpty { generation }),
+            },
+            Action::Evict { signal } => {
+                let found = self.processes.evict(signal);
+                self.story.struck(None, signal, StrikeTarget::Orphan, None, found);
+            }
+            Action::CheckHeart { generation } => {
+                if let Some(probe) = self.effective.settings.watchdog.probe() {
+                    self.processes.check_heart(generation, probe);
                 }
             }
-            Action::Evict { signal } => self.processes.evict(signal),
+            Action::DeclareHung { generation, sign } => self.declare_hung(generation, sign),
+            Action::ExtendUpstream { by } => drop(self.upstream.extend_timeout(by)),
+            Action::AwaitOrphan => {
+                let status = "waiting for the child of an earlier supervisor to end";
+                self.story.warn(format!("{status} (lock.orphan = \"wait\")"));
+                self.upstream.status(status);
+                self.processes.await_orphan();
+            }
             Action::Judge { generation, beside } => self.judge(generation, beside),
-            Action::Recover { generation } => self.recover(generation),
+            Action::Recover { generation } => {
+                self.story.record(Entry::Recovery { step: "command".to_owned() });
+                self.recover(generation);
+            }
             Action::AnnounceReady { generation, first } => {
                 self.announce_ready(now, generation, first);
             }
@@ -73,10 +106,14 @@ impl Driver {
             }
             Action::Ended(outcome) => {
                 let asked = self.ended_for(outcome.goal);
-                let (pid, peak) = self.processes.last_end();
-                self.story.ended(now, &outcome, asked, pid, peak);
-                self.drain = None;
+                let (pid, peak_bytes) = self.processes.last_end();
+                let printed = self.output.take_last_lines();
+                let last_lines = if outcome.failed { last_lines(&printed) } else { Vec::new() };
+                let drain = self.drain.take();
+                let remains = Remains { pid, peak_bytes, drain, last_lines };
+                self.story.ended(now, &outcome, asked, remains);
                 self.says = None;
+                self.has_progressed = false;
                 let status = format!("generation {} ended by {}", outcome.generation, outcome.exit);
                 self.upstream.status(&status);
             }
@@ -91,6 +128,7 @@ impl Driver {
         match (to, self.machine.state()) {
             (Target::Leader, State::Draining(goal)) => {
                 self.drain = None;
+                self.has_progressed = false;
                 let grace = self.machine.poll_timeout().map(|at| at - now);
                 let grace = grace.unwrap_or_default();
                 let grace_ms = millis(grace);
@@ -105,11 +143,11 @@ impl Driver {
             }
             (Target::Group | Target::Tree, _) => {
                 self.story.phase(now, "end", Phase::Ending);
-                self.story.warn(format!(
-                    "generation {}: out of time, {signal} to its {}",
-                    self.machine.generation(),
-                    if to == Target::Group { "group" } else { "whole tree" }
-                ));
+                let generation = Some(self.machine.generation());
+                let target =
+                    if to == Target::Group { StrikeTarget::Group } else { StrikeTarget::Tree };
+                let found = self.processes.whereabouts();
+                self.story.struck(generation, signal, target, self.drain.as_ref(), found);
             }
             (Target::Leader, _) => {}
         }
@@ -120,6 +158,20 @@ impl Driver {
             let generation = self.machine.generation();
             self.processes.watch_ready(generation, probe, child::Watch::Restart);
         }
+    }
+
+    fn declare_hung(&mut self, generation: u64, sign: HungSign) {
+        let watchdog = &self.effective.settings.watchdog;
+        let how = match sign {
+            HungSign::Silent => format!(
+                "no sign of life in {} intervals of {} ({})",
+                watchdog.failures, watchdog.interval, watchdog.via
+            ),
+            HungSign::Triggered => "it said so itself (WATCHDOG=trigger)".to_owned(),
+        };
+        self.story.warn(format!("generation {generation} is hung: {how}"));
+        self.story.record(Entry::Hung { generation, why: how });
+        self.upstream.status(&format!("generation {generation} is hung"));
     }
 
     fn announce_ready(&mut self, now: Instant, generation: u64, first: bool) {
@@ -148,8 +200,10 @@ impl Driver {
     }
 
     fn spawn(&mut self, generation: u64) {
-        let environment = self.environment.of(self.given(generation));
-        match self.processes.spawn(generation, &self.effective.settings.command, &environment) {
+        self.begin_with_next_settings();
+        let environment = self.environment.of(self.given(generation, &self.effective.settings));
+        let command = &self.effective.settings.command;
+        match self.processes.spawn(generation, command, &environment, self.output.to()) {
             Ok(child::Started::Running) => self.on_started(generation),
             // A staged successor becomes the command; a report follows.
             Ok(child::Started::Releasing) => {}
@@ -179,10 +233,14 @@ impl Driver {
         self.machine.handle_event(now, Event::SpawnFailed { generation, failure, boot });
     }
 
-    fn stage(&mut self, generation: u64) {
-        let environment = self.environment.of(self.given(generation));
-        let command = &self.effective.settings.command;
-        if let Err(error) = self.processes.stage(generation, command, &environment) {
+    pub(super) fn stage(&mut self, generation: u64) {
+        // Only a restart that was asked for is staged, and that is never one in safe mode.
+        self.safe_mode = false;
+        let settings = &self.next_settings().settings;
+        let environment = self.environment.with(settings).of(self.given(generation, settings));
+        let command = settings.command.clone();
+        let staging = self.processes.stage(generation, &command, &environment, self.output.to());
+        if let Err(error) = staging {
             self.on_staged(generation, Err(error.into()));
         }
     }
@@ -214,7 +272,8 @@ impl Driver {
         format!("{:032x}-{generation}", self.salt)
     }
 
-    fn given(&self, generation: u64) -> environment::Given<'_> {
+    /// What a generation is told that is started by these settings.
+    fn given(&self, generation: u64, settings: &Settings) -> environment::Given<'_> {
         environment::Given {
             notify: self.processes.notify_path(),
             control: self.processes.control_path(),
@@ -223,6 +282,8 @@ impl Driver {
             nonce: self.nonce_of(generation),
             generation,
             expected_ms: self.story.expected_ms(),
+            safe_mode: self.safe_mode,
+            watchdog: settings.watchdog.heartbeat(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The child's environment: ours, scrubbed, with the settings' changes and the contract's names.
 
-use std::{ffi::OsString, path::Path};
+use std::{ffi::OsString, path::Path, time::Duration};
 
 use crate::{
     config::settings::Settings,
@@ -13,6 +13,8 @@ pub(super) type Variable = (OsString, OsString);
 /// What stays the same over all generations.
 #[derive(Debug)]
 pub(super) struct Environment {
+    ours: Vec<Variable>,
+    /// What a child gets of it, with the settings' changes.
     base: Vec<Variable>,
 }
 
@@ -26,10 +28,13 @@ pub(super) struct Given<'a> {
     pub(super) nonce: String,
     pub(super) generation: u64,
     pub(super) expected_ms: u64,
+    pub(super) safe_mode: bool,
+    /// Within which time the child must send `WATCHDOG=1`, if it must.
+    pub(super) watchdog: Option<Duration>,
 }
 
 impl Environment {
-    pub(super) fn new(ours: impl IntoIterator<Item = Variable>, settings: &Settings) -> Self {
+    pub(super) fn new(ours: Vec<Variable>, settings: &Settings) -> Self {
         let stays = |(name, _): &Variable| {
             // A name that is not UTF-8 is none that we know.
             name.to_str().is_none_or(|name| {
@@ -38,9 +43,19 @@ impl Environment {
                     && !settings.env.set.contains_key(name)
             })
         };
-        let mut base: Vec<_> = ours.into_iter().filter(stays).collect();
+        let mut base: Vec<_> = ours.iter().filter(|v| stays(v)).cloned().collect();
         base.extend(settings.env.set.iter().map(|(k, v)| (k.into(), v.into())));
-        Self { base }
+        Self { ours, base }
+    }
+
+    /// The same by other settings.
+    pub(super) fn with(&self, settings: &Settings) -> Self {
+        Self::new(self.ours.clone(), settings)
+    }
+
+    /// Our own.
+    pub(super) fn ours(&self) -> &[Variable] {
+        &self.ours
     }
 
     /// Complete, for one generation.
@@ -54,6 +69,13 @@ impl Environment {
         give(env::NONCE, given.nonce.into());
         give(env::GENERATION, given.generation.to_string().into());
         give(env::RESTART_EXPECTED_MS, given.expected_ms.to_string().into());
+        if given.safe_mode {
+            give(env::SAFE_MODE, "1".into());
+        }
+        // Without WATCHDOG_PID: behind a launcher it would name the wrong process.
+        if let Some(interval) = given.watchdog {
+            give(env::WATCHDOG_USEC, interval.as_micros().to_string().into());
+        }
         all
     }
 
@@ -85,6 +107,8 @@ mod tests {
             nonce: "abc".to_owned(),
             generation,
             expected_ms: 1500,
+            safe_mode: false,
+            watchdog: None,
         }
     }
 
@@ -111,6 +135,21 @@ mod tests {
         for gone in ["INVOCATION_ID", "GONE", "PRE_X"] {
             assert!(value(&all, gone).is_empty(), "{gone}");
         }
+    }
+
+    #[test]
+    fn safe_mode_and_the_watchdog_are_told_only_where_they_hold() {
+        let environment = Environment::new(
+            ours(&[("LOCKKEEPER_SAFE_MODE", "1"), ("WATCHDOG_USEC", "7")]),
+            &Settings::default(),
+        );
+        let all = environment.of(given(1));
+        assert!(value(&all, "LOCKKEEPER_SAFE_MODE").is_empty(), "of a parent above us");
+        assert!(value(&all, "WATCHDOG_USEC").is_empty(), "the manager's");
+        let watchdog = Some(Duration::from_millis(1500));
+        let all = environment.of(Given { safe_mode: true, watchdog, ..given(2) });
+        assert_eq!(value(&all, "LOCKKEEPER_SAFE_MODE"), ["1"]);
+        assert_eq!(value(&all, "WATCHDOG_USEC"), ["1500000"]);
     }
 
     #[test]

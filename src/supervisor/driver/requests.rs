@@ -9,7 +9,7 @@ use crate::{
             Answer, Body, Mode, Phase, Refusal, Requester, RequesterKind, RestartId, Status, Verb,
             Verdict, millis, shown_command,
         },
-        notify::{MAX_DATAGRAM, Notification},
+        notify::{Heartbeat, MAX_DATAGRAM, Notification},
         signal::Signal,
     },
     restart::{
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-use super::{Driver, EXTEND_BY, command_of};
+use super::{Driver, EXTEND_BY, command_of, story};
 
 /// The restart that opened the scheduler's slot.
 #[derive(Clone, Copy, Debug)]
@@ -67,10 +67,8 @@ impl Driver {
         } else if signal == restart.in_process_signal {
             self.on_restart_signal(&received, Mode::InProcess);
         } else if signal == Signal::Hup {
-            tracing::info!(
-                "SIGHUP by {}: the settings are read at the start; to apply them, start anew",
-                sender(&received)
-            );
+            self.keep_place();
+            self.request_reload(sender(&received), None);
         } else {
             self.processes.forward(signal);
         }
@@ -199,7 +197,7 @@ impl Driver {
         match goal? {
             Goal::Stop => self.stop_id,
             Goal::Restart | Goal::Reload => self.asked.map(|asked| asked.id),
-            Goal::Replace => None,
+            Goal::Replace | Goal::Hung => None,
         }
     }
 
@@ -246,6 +244,10 @@ impl Driver {
                 }
                 reply.send(Body::Answer(answer));
             }
+            Verb::Reload => {
+                let by = self.peer(&peer);
+                self.request_reload(by, Some(reply));
+            }
             Verb::Stop { wait } => {
                 let by = self.peer(&peer);
                 self.stop(&by, "");
@@ -291,6 +293,7 @@ impl Driver {
             memory: self.processes.memory().filter(|_| alive),
             says: self.says.clone(),
             drain: self.drain.clone(),
+            safe_mode: self.safe_mode && alive,
             restarts: self.story.restarts,
             crashes: self.story.crashes,
             pending: pending.map(|pending| pending.id),
@@ -349,6 +352,9 @@ impl Driver {
             return false;
         }
         match pid {
+            // Not waited for yet, so the number is its own. Others cannot be looked up while we
+            // have no descriptor to spare, and `READY=1` is said once.
+            Some(pid) if self.processes.leader_pid() == Some(pid) => true,
             Some(pid) if tree::exists(pid) => self.processes.owns(pid),
             // Gone already (`systemd-notify` is quick): it counts by the nonce alone.
             Some(_) | None => proof == Some(true),
@@ -359,8 +365,14 @@ impl Driver {
         let now = clock::now();
         let generation = self.machine.generation();
         if let Some(text) = &said.status {
+            // While it comes up. In a drain only what is left and the phase count.
+            let is_starting = self.machine.state() == State::Starting;
+            self.has_progressed |= is_starting && self.says.as_ref() != Some(text);
             self.says = Some(text.clone());
-            self.upstream.status(&format!("generation {generation}: {text}"));
+            // Of a drain we tell ourselves, from what it tells of its progress.
+            if !matches!(self.machine.state(), State::Draining(_)) || self.drain.is_none() {
+                self.upstream.status(&format!("generation {generation}: {text}"));
+            }
         }
         if let Some(main) = said.main_pid
             && !self.processes.set_main(main)
@@ -368,6 +380,16 @@ impl Driver {
             self.complain(format_args!(
                 "MAINPID={main} was refused: it is not of the child's tree"
             ));
+        }
+        match said.watchdog {
+            Some(Heartbeat::Alive) if self.effective.settings.watchdog.via == Via::Notify => {
+                self.machine.handle_event(now, Event::HeartSeen { generation });
+            }
+            Some(Heartbeat::Trigger) => {
+                self.machine.handle_event(now, Event::HeartTriggered { generation });
+            }
+            // Beside a probe it tells nothing that the probe does not.
+            Some(Heartbeat::Alive) | None => {}
         }
         if said.reloading {
             self.machine.handle_event(now, Event::ReloadingSeen { generation });
@@ -379,13 +401,23 @@ impl Driver {
         if let Some(drain) = &said.drain {
             let further = self.drain.as_ref().is_none_or(|before| drain.is_further_than(before));
             if further {
-                self.story.progress(drain.clone());
+                self.has_progressed = true;
+                self.story.progress(now, drain.clone());
                 if self.machine.is_stopping() {
                     // Only for real progress: a stuck drain still dies by the manager's hand.
                     self.upstream.extend_timeout(EXTEND_BY);
                 }
             }
-            self.drain = Some(drain.clone());
+            let told = story::told_drain(generation, drain);
+            let before = self.drain.replace(drain.clone());
+            if before.is_none_or(|before| story::told_drain(generation, &before) != told) {
+                self.upstream.status(&told);
+            }
+        }
+        // Only for real progress since it last asked: a child that merely asks gets no more time.
+        if let Some(by) = said.extend_timeout.filter(|_| self.has_progressed) {
+            self.has_progressed = false;
+            self.machine.handle_event(now, Event::ExtendRequested { generation, by });
         }
         if let Some(reason) = &said.restart {
             let by = Requester {

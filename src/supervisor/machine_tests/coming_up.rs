@@ -112,6 +112,18 @@ fn a_lack_of_resources_slows_the_starts_down_but_never_ends_them() {
 }
 
 #[test]
+fn a_lack_of_resources_leaves_time_for_a_stop_even_without_a_backoff() {
+    let mut policy = Policy::default();
+    (policy.backoff.initial, policy.backoff.max) = (secs(0), secs(0));
+    let mut hand = Hand::spawning(policy);
+    assert_eq!(hand.spawn_fails(SpawnFailure::NoResources), [spawn(2)]);
+    // At once and for ever, the driver would carry out nothing but starts.
+    assert_eq!(hand.spawn_fails(SpawnFailure::NoResources), []);
+    assert_eq!(hand.state(), State::Backoff);
+    assert_eq!(left(&hand.stop()), exit::OK);
+}
+
+#[test]
 fn any_other_failure_to_start_reaches_the_limit() {
     let mut policy = Policy::default();
     policy.limit.then = LimitThen::Park;

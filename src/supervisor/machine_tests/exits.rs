@@ -17,7 +17,7 @@ use crate::{
 fn openclaw() -> Policy {
     let mut policy = Policy::default();
     policy.exits.judged = true;
-    policy.exits.recovery = true;
+    policy.recovery.command = true;
     policy
 }
 

@@ -200,7 +200,7 @@ impl Hand {
 }
 
 pub(super) fn spawn(generation: u64) -> Action {
-    Action::Spawn { generation }
+    Action::Spawn { generation, safe_mode: false }
 }
 
 pub(super) fn inspect(generation: u64) -> Action {

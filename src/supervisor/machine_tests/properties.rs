@@ -15,7 +15,7 @@ use crate::{
     },
     supervisor::{
         event::{Action, Event, Judgement},
-        policy::{LimitThen, Park, Policy, ReadyVia, Respawn},
+        policy::{HeartVia, LimitThen, Orphan, Park, Policy, ReadyVia, Respawn},
         state::State,
     },
 };
@@ -32,6 +32,9 @@ enum Op {
     Exit(ChildExit),
     SayReady,
     SayReloading,
+    Beat,
+    Trigger,
+    Extend,
     Deliver(usize),
     Tick,
     Pass(u64),
@@ -51,6 +54,11 @@ fn apply(world: &mut World, op: Op) {
         Op::Exit(exit) => world.child_exits(exit),
         Op::SayReady => world.child_says(|generation| Event::ReadySeen { generation }),
         Op::SayReloading => world.child_says(|generation| Event::ReloadingSeen { generation }),
+        Op::Beat => world.child_says(|generation| Event::HeartSeen { generation }),
+        Op::Trigger => world.child_says(|generation| Event::HeartTriggered { generation }),
+        Op::Extend => {
+            world.child_says(|generation| Event::ExtendRequested { generation, by: secs(60) });
+        }
         Op::Deliver(which) => world.deliver(which),
         Op::Tick => world.tick(),
         Op::Pass(time) => world.pass(ms(time)),
@@ -81,17 +89,30 @@ fn policies() -> impl Strategy<Value = Policy> {
     let exits = (any::<bool>(), any::<bool>(), durations());
     let backoff = (durations(), durations(), durations());
     let limit = (0..5u32, any::<bool>(), select(vec![secs(1), secs(90)]), any::<bool>());
-    (ready, stop, restart, exits, backoff, limit).prop_map(
-        |(ready, stop, restart, exits, backoff, limit)| {
+    let recovery = (0..4u32, 0..4u32, any::<bool>(), any::<bool>());
+    let heart = (
+        select(vec![HeartVia::None, HeartVia::Notify, HeartVia::Probe]),
+        select(vec![ms(1), secs(7)]),
+        0..3u32,
+        durations(),
+    );
+    (ready, stop, restart, exits, backoff, limit, recovery, heart).prop_map(
+        |(ready, stop, restart, exits, backoff, limit, recovery, heart)| {
             let mut policy = Policy::default();
+            (policy.recovery.command_after, policy.recovery.safe_mode_after) =
+                (recovery.0, recovery.1);
+            policy.orphan = if recovery.2 { Orphan::Wait } else { Orphan::End };
+            policy.limit.kills = recovery.3;
+            (policy.watchdog.via, policy.watchdog.interval) = (heart.0, heart.1);
+            (policy.watchdog.failures, policy.watchdog.grace) = (heart.2, heart.3);
             (policy.ready.via, policy.ready.timeout) = ready;
             (policy.stop.grace, policy.stop.kill_after, policy.stop.hold) = stop;
             let respawn = if restart.0 { Respawn::InProcess } else { Respawn::Fresh };
             policy.restart.respawn = respawn;
             policy.restart.check = restart.1;
             (policy.restart.grace, policy.restart.check_timeout) = (restart.2, restart.3);
-            (policy.exits.judged, policy.exits.recovery) = (exits.0, exits.1);
-            (policy.exits.judge_timeout, policy.exits.recovery_timeout) = (exits.2, exits.2);
+            (policy.exits.judged, policy.recovery.command) = (exits.0, exits.1);
+            (policy.exits.judge_timeout, policy.recovery.timeout) = (exits.2, exits.2);
             (policy.backoff.initial, policy.backoff.max) = (backoff.0, backoff.1);
             policy.backoff.reset_after = backoff.2;
             policy.limit.burst = limit.0;
@@ -157,6 +178,10 @@ fn child_facts() -> impl Strategy<Value = Event> {
         Event::Spawned { generation },
         Event::ReadySeen { generation },
         Event::ReloadingSeen { generation },
+        Event::HeartSeen { generation },
+        Event::HeartMissed { generation },
+        Event::HeartTriggered { generation },
+        Event::ExtendRequested { generation, by: secs(60) },
         Event::LeftoverReaped { generation },
         Event::TreeEmpty { generation },
         Event::RecoveryFinished { generation },
@@ -179,6 +204,10 @@ fn about(mut event: Event, of: u64) -> Event {
         | Event::HandlersSeen { generation, .. }
         | Event::ReadySeen { generation }
         | Event::ReloadingSeen { generation }
+        | Event::HeartSeen { generation }
+        | Event::HeartMissed { generation }
+        | Event::HeartTriggered { generation }
+        | Event::ExtendRequested { generation, .. }
         | Event::LeaderExited { generation, .. }
         | Event::LeftoverReaped { generation }
         | Event::TreeEmpty { generation }
@@ -204,6 +233,9 @@ fn ops() -> impl Strategy<Value = Op> {
         3 => exits().prop_map(Op::Exit),
         3 => Just(Op::SayReady),
         1 => Just(Op::SayReloading),
+        1 => Just(Op::Beat),
+        1 => Just(Op::Trigger),
+        1 => Just(Op::Extend),
         4 => any::<usize>().prop_map(Op::Deliver),
         6 => Just(Op::Tick),
         2 => times.clone().prop_map(Op::Pass),
@@ -296,6 +328,7 @@ proptest! {
         policy.restart.grace = secs(9);
         policy.restart.check_timeout = secs(9);
         policy.stop.kill_after = secs(9);
+        policy.watchdog.via = HeartVia::None;
         let mut hand = Hand::idle(policy.clone());
         let mut actions = hand.tell(Event::Started { orphan: false });
         actions.extend(hand.spawned());

@@ -176,12 +176,15 @@ fn a_successor_that_cannot_be_staged_leads_to_a_restart_in_process() {
 
 #[test]
 fn a_successor_that_cannot_be_staged_leaves_a_child_alone_that_cannot_restart_in_process() {
-    let mut hand = Hand::ready(Policy::default());
-    hand.restart(1);
-    hand.staged(false);
-    let handlers = Handlers { in_process: Handler::Absent, ..CAUGHT };
-    assert_eq!(hand.handlers(handlers), [Action::DropStage, refused(1, Refusal::NotStaged)]);
-    assert_eq!(hand.state(), State::Ready);
+    // Unknown: nobody can look while no descriptor is to spare, which is why nothing was staged.
+    for in_process in [Handler::Absent, Handler::Unknown] {
+        let mut hand = Hand::ready(Policy::default());
+        hand.restart(1);
+        hand.staged(false);
+        let handlers = Handlers { in_process, ..CAUGHT };
+        assert_eq!(hand.handlers(handlers), [Action::DropStage, refused(1, Refusal::NotStaged)]);
+        assert_eq!(hand.state(), State::Ready);
+    }
 }
 
 #[test]
@@ -345,7 +348,7 @@ fn a_request_that_comes_after_the_spawn_is_a_new_one() {
 fn a_restart_while_a_crash_is_swept_judged_or_mended_is_served_by_what_follows() {
     let mut policy = Policy::default();
     policy.exits.judged = true;
-    policy.exits.recovery = true;
+    policy.recovery.command = true;
     let mut hand = Hand::sweeping(policy.clone(), ChildExit::Signal(11));
     assert_eq!(hand.restart(1), []);
     assert_eq!(rest(&hand.emptied()), [spawn(2), served(1)]);

@@ -260,7 +260,7 @@ fn a_stop_while_waiting_leaves_at_once() {
 fn a_stop_ends_the_judge_and_the_recovery() {
     let mut policy = Policy::default();
     policy.exits.judged = true;
-    policy.exits.recovery = true;
+    policy.recovery.command = true;
     for (exit, state) in
         [(ChildExit::Code(0), State::Judging), (ChildExit::Code(78), State::Recovering)]
     {

@@ -19,8 +19,9 @@ use crate::{
     supervisor::{
         event::{Action, Event, Handler, Handlers, Judgement, Target},
         machine::Supervisor,
-        policy::Policy,
+        policy::{HeartVia, Policy},
         state::State,
+        stopping::MAX_PATIENCE,
     },
 };
 
@@ -44,6 +45,7 @@ pub(super) struct World {
     pub(super) now: Instant,
     epoch: Instant,
     bound: Duration,
+    policy: Policy,
     /// The choices to come; at its end every choice is the kindest.
     tape: VecDeque<u8>,
     /// Nothing answers, nothing dies.
@@ -71,7 +73,8 @@ impl World {
         let epoch = epoch();
         Self {
             bound: stop_bound(&policy),
-            machine: Supervisor::new(policy, 7),
+            machine: Supervisor::new(policy.clone(), 7),
+            policy,
             now: epoch,
             epoch,
             tape: tape.into(),
@@ -192,6 +195,9 @@ impl World {
     pub(super) fn come_to_rest(&mut self) {
         self.tape.clear();
         self.immortal = false;
+        // A kind heart beats: that its child is left alone is all that there is to see.
+        self.policy.watchdog.via = HeartVia::None;
+        self.machine.set_policy(self.now, self.policy.clone());
         for _ in 0..1000 {
             if !self.late.is_empty() {
                 self.deliver(0);
@@ -236,7 +242,7 @@ impl World {
         }
         let rests = match self.machine.state() {
             State::Ready => self.machine.restart.is_none(),
-            State::Idle | State::Parked(_) | State::Done(_) => true,
+            State::Idle | State::Awaiting | State::Parked(_) | State::Done(_) => true,
             _ => false,
         };
         assert!(rests || self.machine.poll_timeout().is_some(), "waits for ever: {before}");
@@ -246,7 +252,7 @@ impl World {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Spawn { generation } => self.spawn(generation),
+            Action::Spawn { generation, .. } => self.spawn(generation),
             Action::Signal { generation, signal, to } => self.strike(generation, signal, to),
             Action::Sweep { generation, signal } => self.sweep(generation, signal),
             Action::Evict { signal } => {
@@ -254,6 +260,19 @@ impl World {
                     self.answer(Event::OrphanGone);
                 }
             }
+            Action::CheckHeart { generation } => {
+                let beats = self.choose(3) != 1;
+                self.answer_perhaps(if beats {
+                    Event::HeartSeen { generation }
+                } else {
+                    Event::HeartMissed { generation }
+                });
+            }
+            Action::DeclareHung { generation, .. } => {
+                assert_eq!(generation, self.machine.generation());
+                assert!(!self.machine.is_heart_fresh() || self.living.is_none());
+            }
+            Action::AwaitOrphan => self.answer_perhaps(Event::OrphanGone),
             Action::Inspect { generation } => {
                 let mut handlers = [CAUGHT, ABSENT, UNKNOWN][self.choose(3)];
                 if self.choose(3) == 1 {
@@ -303,7 +322,10 @@ impl World {
                 self.ends = outcome.generation;
             }
             Action::Exit { code } => self.leave(code),
-            Action::DropStage | Action::AbortHooks | Action::AnnounceStopping => {}
+            Action::DropStage
+            | Action::AbortHooks
+            | Action::AnnounceStopping
+            | Action::ExtendUpstream { .. } => {}
         }
     }
 
@@ -408,9 +430,10 @@ impl World {
     }
 }
 
-/// What a stop may take at most: hold, grace and ladder, the ladder once more for the leftovers.
+/// What a stop may take at most: hold, grace (or what a child that makes progress is given) and
+/// ladder, the ladder once more for the leftovers.
 pub(super) fn stop_bound(policy: &Policy) -> Duration {
     let kill = policy.stop.kill_after.max(ms(1000));
     let ladder = policy.stop.kill_after + 3 * kill;
-    policy.stop.hold + policy.stop.grace + 2 * ladder
+    policy.stop.hold + MAX_PATIENCE * policy.stop.grace + 2 * ladder
 }

@@ -5,12 +5,12 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// A line is longer than agreed.
-#[derive(Debug)]
-pub(super) struct TooLong;
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TooLong;
 
 /// Cuts what is read from `from` into lines.
 #[derive(Debug)]
-pub(super) struct Lines<R> {
+pub struct Lines<R> {
     from: R,
     buffer: Vec<u8>,
     /// The longest line, in bytes, without its end.
@@ -19,7 +19,8 @@ pub(super) struct Lines<R> {
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
-    pub(super) fn new(from: R, limit: usize) -> Self {
+    /// Lines of at most `limit` bytes each, without their ends.
+    pub fn new(from: R, limit: usize) -> Self {
         Self { from, buffer: Vec::new(), limit, ended: false }
     }
 
@@ -29,8 +30,13 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         &self.from
     }
 
-    /// The next line that was read, without its end. The last one needs no end.
-    pub(super) fn take(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
+    /// The next line that was read, without its end. The last one needs no end. `None`: more must
+    /// be read first, or nothing is left.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLong`] at the first line that is, each time.
+    pub fn take(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
         let end = self.buffer.iter().take(self.limit + 1).position(|byte| *byte == b'\n');
         match end {
             Some(at) => {
@@ -46,23 +52,27 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 
     /// Reads some more. Cancel-safe.
-    pub(super) async fn fill(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// If the stream has one.
+    pub async fn fill(&mut self) -> io::Result<()> {
         self.ended = self.from.read_buf(&mut self.buffer).await? == 0;
         Ok(())
     }
 
     /// Whether more was read than one line may have.
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.buffer.len() > self.limit
     }
 
     /// Whether a line was begun that is not taken yet.
-    pub(super) fn has_begun(&self) -> bool {
+    pub fn has_begun(&self) -> bool {
         !self.buffer.is_empty()
     }
 
     /// Whether the other side will send nothing more.
-    pub(super) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.ended
     }
 }

@@ -16,5 +16,6 @@ mod lines;
 mod server;
 
 pub use client::{ConnectError, ControlClient, ReceiveError};
+pub use lines::{Lines, TooLong};
 #[cfg(feature = "supervisor")]
 pub use server::{ControlServer, Incoming, Peer, Reply};
