@@ -129,25 +129,25 @@ impl Timespan {
     }
 }
 
-#[cfg(feature = "gateway")]
+#[cfg(any(feature = "supervisor", feature = "gateway"))]
 impl schemars::JsonSchema for Timespan {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Timespan".into()
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "description": TIME.expected })
+        TIME.schema()
     }
 }
 
-#[cfg(feature = "gateway")]
+#[cfg(any(feature = "supervisor", feature = "gateway"))]
 impl schemars::JsonSchema for Size {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Size".into()
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "description": BYTES.expected })
+        BYTES.schema()
     }
 }
 
@@ -261,6 +261,19 @@ impl Kind {
             }
         }
         Err(malformed())
+    }
+
+    /// What an editor can know of it: the order of the units is for [`Kind::parse`] alone.
+    #[cfg(any(feature = "supervisor", feature = "gateway"))]
+    fn schema(&self) -> schemars::Schema {
+        let units: Vec<_> = self.units.iter().map(|(name, _)| *name).collect();
+        let part = format!(r"[0-9]+(\.[0-9]+)?\s*({})\s*", units.join("|"));
+        let pattern = format!(r"^\s*({part}){{1,{}}}$", self.parts);
+        schemars::json_schema!({
+            "type": "string",
+            "description": self.expected,
+            "pattern": pattern,
+        })
     }
 
     fn worth(&self, unit: &str) -> Option<u128> {

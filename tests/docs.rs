@@ -388,7 +388,9 @@ fn root() -> &'static Path {
 fn commands(line: &str) -> Vec<String> {
     let line = line.trim_start().trim_start_matches("$ ");
     let parts = line.split("&&").flat_map(|part| part.split(" | ")).map(str::trim);
-    parts.filter(|part| part.starts_with("lockkeeper ")).map(str::to_owned).collect()
+    let ours = parts.filter(|part| part.starts_with("lockkeeper "));
+    // Where its output goes is the shell's affair.
+    ours.map(|part| part.split(" > ").next().unwrap_or(part).to_owned()).collect()
 }
 
 /// Splits as a shell would: quotes group, `#` begins a comment.
@@ -431,6 +433,8 @@ fn try_line(place: &Path, line: &str) -> Output {
     if let Some(at) = words.iter().position(|word| word == "--state-dir") {
         words[at + 1] = place.display().to_string();
     }
+    // It would go on for ever.
+    words.retain(|word| word != "--follow");
     if words[1] == "run" {
         words[1] = "__resolve".to_owned();
     }

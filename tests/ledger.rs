@@ -168,3 +168,118 @@ fn a_ledger_that_cannot_be_written_costs_nothing_else() {
     assert_eq!(gateway.next_child().generation(), 2);
     assert_eq!(gateway.stop(), 0);
 }
+
+#[test]
+fn a_drain_that_is_cut_names_what_was_left_and_who_was_waited_for() {
+    let drain = r#"{"phase":"finish","left":{"runs":1},"blockers":["run 17"]}"#;
+    let order = format!("on USR1 notify X_LOCKKEEPER_DRAIN={drain} ; exit 1");
+    let rig = Rig::new().child([order.as_str(), "on TERM exit 0", "notify READY=1"]);
+    let mut gateway = rig.start();
+    gateway.next_child();
+    let restart = gateway.cli(["restart", "--wait"]);
+    assert_eq!(restart.code, 0, "{restart:?}");
+    assert!(restart.stdout.contains("1 run cut: run 17 (lockkeeper why r-0001)"), "{restart:?}");
+    gateway.next_child();
+    assert_eq!(gateway.stop(), 0);
+    let restart = &gateway.why()[0];
+    let end = &restart["ends"][0];
+    assert_eq!(end["drain"]["blockers"], json!(["run 17"]), "{restart}");
+    assert_eq!(end["drain"]["left"], json!({"runs": 1}), "{restart}");
+    let phases = restart["phases"].as_array().unwrap();
+    let drain = phases.iter().find(|phase| phase["name"] == "drain").unwrap();
+    assert_eq!(names(drain, "steps"), ["finish"], "{restart}");
+    let told = gateway.cli(["why"]);
+    assert!(told.stdout.contains("1 run cut: run 17 (at the deadline)"), "{told:?}");
+    let told = gateway.cli(["why", "1"]);
+    assert!(told.stdout.contains("\n    finish "), "{told:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn before_it_kills_a_child_it_tells_where_that_sleeps() {
+    let rig = Rig::new().command(["sh", "-c", "trap '' TERM; exec sleep 1000"]);
+    let mut gateway = rig.start();
+    let pid = gateway.until(|status| status.pid.is_some()).pid.unwrap();
+    // Its first word is the number of the call.
+    let waits = libc::SYS_clock_nanosleep.to_string();
+    gateway.until(|_| {
+        let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+        call.split_whitespace().next() == Some(waits.as_str())
+    });
+    for _ in 0..3 {
+        gateway.signal(Signal::Term);
+    }
+    assert_eq!(gateway.wait(), 137);
+    let stop = gateway.why().pop().unwrap();
+    let strikes = stop["ends"][0]["strikes"].as_array().unwrap();
+    let last = strikes.last().unwrap();
+    assert_eq!((&last["signal"], &last["generation"]), (&json!("SIGKILL"), &json!(1)), "{stop}");
+    let leader = &last["processes"][0];
+    assert_eq!((&leader["pid"], &leader["name"]), (&json!(pid), &json!("sleep")), "{stop}");
+    assert_eq!((&leader["state"], &leader["syscall"]), (&json!("S"), &json!("clock_nanosleep")));
+    let told = gateway.cli(["why", "1"]);
+    let wanted = format!("pid {pid} (sleep) sleeps in clock_nanosleep");
+    assert!(told.stdout.contains(&wanted), "{told:?}");
+}
+
+#[test]
+fn the_manager_is_told_of_each_step_of_a_drain_once() {
+    let drain = |left: u64| {
+        format!(r#"notify X_LOCKKEEPER_DRAIN={{"phase":"finish","left":{{"runs":{left}}}}}"#)
+    };
+    let rig = Rig::new().managed().child(["handle USR1", "on TERM exit 0", "notify READY=1"]);
+    let mut gateway = rig.start();
+    let child = gateway.next_child();
+    let restart = gateway.ask(["restart", "--wait"]);
+    child.expect("signal SIGUSR1");
+    for left in [3, 3, 2] {
+        child.perform(&drain(left));
+        child.perform("notify STATUS=still at it");
+    }
+    child.say("exit 75");
+    assert_eq!(restart.finish().code, 0);
+    assert_eq!(gateway.stop(), 0);
+    let told = gateway.manager();
+    for left in [3, 2] {
+        assert_eq!(told.count(&format!("generation 1 draining: finish, {left} left")), 1);
+    }
+    assert_eq!(told.count("still at it"), 0);
+}
+
+#[test]
+fn lines_that_could_not_be_written_are_counted_and_told_once_they_can_be() {
+    let rig = Rig::new().child(OBEDIENT);
+    let path = rig.state().join("ledger.jsonl");
+    fs::create_dir_all(&path).unwrap();
+    let mut gateway = rig.start();
+    gateway.next_child();
+    gateway.expect_log("told in this log alone");
+    fs::remove_dir(&path).unwrap();
+    assert_eq!(gateway.cli(["restart", "--wait"]).code, 0);
+    gateway.next_child();
+    gateway.expect_log("lines were lost");
+    assert_eq!(gateway.stop(), 0);
+    let first = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
+    assert!(first.contains(r#""event":"lost""#), "{first}");
+    assert_eq!(gateway.log().count("lines were lost"), 1);
+}
+
+#[test]
+fn a_torn_ledger_is_mended_by_the_next_supervisor_and_no_id_is_given_twice() {
+    let rig = Rig::new().child(OBEDIENT);
+    for _ in 0..2 {
+        let mut gateway = rig.start();
+        gateway.next_child().say("exit 3");
+        gateway.next_child();
+        assert_eq!(gateway.stop(), 0);
+        let mut text = fs::read(rig.state().join("ledger.jsonl")).unwrap();
+        text.extend_from_slice(b"{\"at\":12,\"ev");
+        fs::write(rig.state().join("ledger.jsonl"), text).unwrap();
+    }
+    let mut gateway = rig.start();
+    gateway.expect_log("the last line was torn, 12 bytes were cut off");
+    gateway.next_child();
+    assert_eq!(gateway.stop(), 0);
+    let ids: Vec<_> = rig.why().iter().map(|i| i["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids, ["r-0001", "r-0002", "r-0003", "r-0004", "r-0005"]);
+}

@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 
-use crate::support::Rig;
+use crate::support::{OBEDIENT, Rig};
 
 const SAFE_MODE: &str = "LOCKKEEPER_SAFE_MODE";
 
@@ -37,7 +37,7 @@ fn a_restart_then_the_command_then_safe_mode_then_it_gives_up() {
 #[test]
 fn a_restart_that_was_asked_for_leaves_safe_mode() {
     let rig = Rig::new().config("[recovery]\nsafe_mode_after = 1\n[restart]\ncooldown = '0s'");
-    let mut gateway = rig.child(crate::support::OBEDIENT).start();
+    let mut gateway = rig.child(OBEDIENT).start();
     gateway.next_child().say("exit 3");
     let safe = gateway.next_child();
     assert_eq!(safe.hello.env[SAFE_MODE], "1");
@@ -96,7 +96,7 @@ fn the_count_of_another_boot_is_forgotten() {
 
 #[test]
 fn a_memory_that_cannot_be_read_is_told_and_costs_only_the_count() {
-    let rig = Rig::new().child(crate::support::OBEDIENT);
+    let rig = Rig::new().child(OBEDIENT);
     let mut gateway = rig.start();
     gateway.next_child();
     assert_eq!(gateway.stop(), 0);

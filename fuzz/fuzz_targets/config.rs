@@ -90,7 +90,7 @@ fn assert_machine_lives(policy: Policy) {
     for round in 0..16 {
         while let Some(action) = machine.poll_action() {
             match action {
-                Action::Spawn { generation } => machine.handle_event(
+                Action::Spawn { generation, .. } => machine.handle_event(
                     now,
                     Event::SpawnFailed { generation, failure: SpawnFailure::NoResources, boot },
                 ),

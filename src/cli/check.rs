@@ -16,7 +16,8 @@ use super::{Place, fail, say};
 #[command(after_help = "Examples:
   lockkeeper check --config lockkeeper.toml
   lockkeeper check --profile openclaw -- openclaw gateway run
-  lockkeeper check --print-profile openclaw")]
+  lockkeeper check --print-profile openclaw
+  lockkeeper check --schema > lockkeeper.schema.json")]
 pub(super) struct Check {
     #[command(flatten)]
     place: Place,
@@ -28,12 +29,19 @@ pub(super) struct Check {
     /// Only the values that a profile sets, as a file that could set them.
     #[arg(long, value_name = "PROFILE", conflicts_with_all = ["config", "profile", "json", "command"])]
     print_profile: Option<ProfileName>,
+    /// Only the JSON Schema of a settings file, for editors.
+    #[arg(long, conflicts_with_all = ["config", "profile", "json", "command", "print_profile"])]
+    schema: bool,
 }
 
 impl Check {
     pub(super) fn run(self) -> u8 {
         if let Some(profile) = self.print_profile {
             say(&config::profile::render(profile));
+            return exit::OK;
+        }
+        if self.schema {
+            say(&format!("{:#}\n", config::schema::schema()));
             return exit::OK;
         }
         match config::driver::load(&self.settings.sources()) {

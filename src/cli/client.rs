@@ -5,13 +5,13 @@ use thiserror::Error;
 
 use crate::{
     protocol::{
-        control::{Answer, Body, Phase, Request, VERSION, Verb},
+        control::{Answer, Body, Request, VERSION, Verb},
         exit,
     },
     sys::control::{ConnectError, ControlClient},
 };
 
-use super::{Place, fail, human};
+use super::{Place, fail};
 
 /// Why a conversation failed.
 #[derive(Debug, Error)]
@@ -108,25 +108,4 @@ pub(super) fn unexpected(answer: &Answer) -> u8 {
         exit::FAILURE,
         format!("the supervisor gave an answer that this version cannot read: {answer:?}"),
     )
-}
-
-/// One line of progress.
-pub(super) fn phase_line(phase: &Phase) -> String {
-    match phase {
-        Phase::Held => "  held      until the gateway can take it\n".to_owned(),
-        Phase::Checking => "  check     runs\n".to_owned(),
-        Phase::Said(line) => format!("  check     {line}\n"),
-        Phase::Staging => "  stage     the successor is prepared\n".to_owned(),
-        Phase::Draining { pid, grace_ms } => {
-            format!("  drain     pid {pid}, at most {}\n", human::millis(*grace_ms))
-        }
-        Phase::Progress(drain) => {
-            let blockers = drain.blockers.join(", ");
-            let line = format!("  {:<9} {} left  {blockers}", drain.phase, drain.total_left());
-            format!("{}\n", line.trim_end())
-        }
-        Phase::Ending => "  end       out of time: it is ended by force\n".to_owned(),
-        Phase::Gone { exit } => format!("  gone      {}\n", human::exit(*exit)),
-        Phase::Spawned { pid } => format!("  respawn   pid {pid}\n"),
-    }
 }

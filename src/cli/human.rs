@@ -1,8 +1,12 @@
 //! Times and sizes as people say them.
 
-use crate::protocol::{
-    control::{Requester, RequesterKind},
-    exit::ChildExit,
+use crate::{
+    protocol::{
+        control::{Requester, RequesterKind},
+        exit::ChildExit,
+        notify::DrainProgress,
+    },
+    supervisor::ledger::{told_blockers, told_left},
 };
 
 /// `0.1 s`, `13.9 s`, `31 min`, `2 h 14 min`, `3 d 4 h`.
@@ -83,6 +87,30 @@ pub(super) fn requester(by: &Requester) -> String {
     let mut known: Vec<_> = by.pid.iter().map(|pid| format!("pid {pid}")).collect();
     known.extend(by.command.clone());
     if known.is_empty() { who } else { format!("{who} ({})", known.join(", ")) }
+}
+
+/// What was cut: `1 run cut: run 17`; `work was cut` where the child had not told.
+pub(super) fn cut(drain: Option<&DrainProgress>) -> String {
+    let Some((drain, left)) = drain.and_then(|drain| Some((drain, told_left(drain)?))) else {
+        return "work was cut".to_owned();
+    };
+    match told_blockers(&drain.blockers) {
+        Some(names) => format!("{left} cut: {names}"),
+        None => format!("{left} cut"),
+    }
+}
+
+/// At most so many characters.
+pub(super) fn short(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most - 1).chain(['…']).collect()
+}
+
+/// Without what a line of the ledger could do to a terminal.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// `code 1`, `signal 9 (SIGKILL)`.

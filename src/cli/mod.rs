@@ -7,8 +7,14 @@
 mod cancel;
 mod check;
 mod client;
+mod completions;
+mod events;
 mod human;
+mod log;
+mod man;
 mod place;
+mod progress;
+mod reload;
 mod restart;
 mod run;
 mod status;
@@ -18,14 +24,14 @@ mod why;
 
 use std::{
     ffi::OsString,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     time::Duration,
 };
 
 pub use self::supervise::parent;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::{protocol::exit, units::Timespan};
 
@@ -53,8 +59,12 @@ enum Verb {
     Status(status::Status),
     Restart(restart::Restart),
     Cancel(cancel::Cancel),
+    Reload(reload::Reload),
     Stop(stop::Stop),
     Why(why::Why),
+    Events(events::Events),
+    Completions(completions::Completions),
+    Man(man::ManPages),
 }
 
 /// Which gateway is meant.
@@ -65,7 +75,7 @@ struct Place {
     name: String,
     /// Folder of lock, sockets and ledger [default: $LOCKKEEPER_STATE_DIR, else
     /// $XDG_STATE_HOME/lockkeeper/NAME, for root /var/lib/lockkeeper/NAME].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     state_dir: Option<PathBuf>,
 }
 
@@ -91,8 +101,12 @@ pub fn main(mut argv: Vec<OsString>) -> u8 {
         Verb::Status(verb) => verb.run(),
         Verb::Restart(verb) => verb.run(),
         Verb::Cancel(verb) => verb.run(),
+        Verb::Reload(verb) => verb.run(),
         Verb::Stop(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),
+        Verb::Events(verb) => verb.run(),
+        Verb::Completions(verb) => verb.run(Cli::command()),
+        Verb::Man(verb) => verb.run(Cli::command()),
     }
 }
 
@@ -105,6 +119,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn say(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Whether a person watches the output.
+fn live() -> progress::Live {
+    if io::stdout().is_terminal() { progress::Live::Yes } else { progress::Live::No }
 }
 
 /// One sentence to stderr, and the code to leave with.

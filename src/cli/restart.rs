@@ -2,12 +2,15 @@
 
 use clap::Args;
 
-use crate::protocol::{
-    control::{Answer, Body, Mode, Refusal, Verb, Verdict, millis},
-    exit,
+use crate::{
+    protocol::{
+        control::{Answer, Body, Mode, Refusal, RestartId, Verb, Verdict, millis},
+        exit,
+    },
+    sys::clock,
 };
 
-use super::{Place, client, duration, fail, human, say};
+use super::{Place, client, duration, fail, human, live, progress::Progress, say};
 
 /// Restart the gateway: it drains, exits, and comes back with a fresh PID
 ///
@@ -48,22 +51,26 @@ impl Restart {
             delay_ms: self.delay.map_or(0, millis),
             wait,
         };
+        let mut progress = Progress::new(clock::now(), live());
+        let mut accepted = None;
         let ended = client::converse(&self.place, verb, |body| match body {
             Body::Answer(Answer::Scheduled { id, due_ms }) => {
+                accepted = Some(id);
                 say(&format!("{id} accepted{}\n", due(due_ms)));
                 if wait { None } else { Some(Ok(exit::OK)) }
             }
             Body::Answer(Answer::Coalesced { id, due_ms }) => {
+                accepted = Some(id);
                 say(&format!("joined {id}, which is under way{}\n", due(due_ms)));
                 if wait { None } else { Some(Ok(exit::OK)) }
             }
             Body::Answer(Answer::Refused(refusal)) => Some(Ok(fail(exit::UNAVAILABLE, refusal))),
             Body::Answer(other) => Some(Ok(client::unexpected(&other))),
             Body::Event(phase) => {
-                say(&client::phase_line(&phase));
+                say(&progress.heard(clock::now(), &phase));
                 None
             }
-            Body::Verdict(verdict) => Some(Ok(told(verdict))),
+            Body::Verdict(verdict) => Some(Ok(told(verdict, accepted, &mut progress))),
             Body::Error(error) => Some(Err(error)),
         });
         ended.unwrap_or_else(|error| fail(error.code(), error))
@@ -74,20 +81,28 @@ fn due(due_ms: u64) -> String {
     if due_ms == 0 { String::new() } else { format!(", due in {}", human::millis(due_ms)) }
 }
 
-fn told(verdict: Verdict) -> u8 {
+fn told(verdict: Verdict, id: Option<RestartId>, progress: &mut Progress) -> u8 {
+    let now = clock::now();
+    let is_up = matches!(verdict, Verdict::Respawned { .. } | Verdict::InProcess { .. });
+    say(&if is_up { progress.ready(now) } else { progress.end(now) });
+    let took = progress.took(now);
+    let id = id.map(|id| format!(" {id}")).unwrap_or_default();
     match verdict {
         Verdict::Respawned { generation, cut: false } => {
-            say(&format!("done: generation {generation} is ready, nothing cut\n"));
+            say(&format!("done in {took}: generation {generation} is ready, nothing cut\n"));
             exit::OK
         }
         Verdict::Respawned { generation, cut: true } => {
+            let cut = progress.cut();
             say(&format!(
-                "done: generation {generation} is ready, work was cut (lockkeeper why)\n"
+                "done in {took}: generation {generation} is ready, {cut} (lockkeeper why{id})\n"
             ));
             exit::OK
         }
         Verdict::InProcess { generation } => {
-            say(&format!("done: generation {generation} built itself anew and is ready\n"));
+            say(&format!(
+                "done in {took}: generation {generation} built itself anew and is ready\n"
+            ));
             exit::OK
         }
         Verdict::Refused(refusal @ (Refusal::CheckFailed | Refusal::NotStaged)) => {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -39,13 +39,13 @@ pub(super) struct Run {
 #[derive(Args, Clone, Debug)]
 pub(super) struct SettingsArgs {
     /// The settings file (TOML). Without it the defaults hold.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// The set of defaults to start from: generic or openclaw.
     #[arg(long, value_name = "PROFILE")]
     profile: Option<ProfileName>,
     /// The gateway's program and its arguments.
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<String>,
 }
 

@@ -8,7 +8,7 @@ use crate::{
         control::{self, Answer, Verb},
         exit,
     },
-    supervisor::ledger::{History, Incident},
+    supervisor::ledger::{History, Incident, told_blockers},
     sys::{clock, ledger_file},
 };
 
@@ -78,8 +78,11 @@ fn running(status: &control::Status) -> String {
     let mut lines = vec![words.join("   ")];
     lines.extend(status.says.as_ref().map(|says| format!("says      {says}")));
     lines.extend(status.drain.as_ref().map(|drain| {
-        let blockers = drain.blockers.join(", ");
-        format!("drain     {}: {} left   {blockers}", drain.phase, drain.total_left())
+        let names = told_blockers(&drain.blockers).map(|names| format!(": {names}"));
+        let until = drain.deadline_ms.map(|ms| format!("   deadline in {}", human::millis(ms)));
+        let (phase, left) = (&drain.phase, drain.total_left());
+        let (names, until) = (names.unwrap_or_default(), until.unwrap_or_default());
+        format!("drain     {phase}, {left} left{names}{until}")
     }));
     lines.push(format!(
         "since     {}: {} asked for, {}",

@@ -2,12 +2,15 @@
 
 use clap::Args;
 
-use crate::protocol::{
-    control::{Answer, Body, Verb},
-    exit,
+use crate::{
+    protocol::{
+        control::{Answer, Body, Verb},
+        exit,
+    },
+    sys::clock,
 };
 
-use super::{Place, client, fail, say};
+use super::{Place, client, fail, live, progress::Progress, say};
 
 /// Stop the gateway and its supervisor
 ///
@@ -26,6 +29,7 @@ impl Stop {
     pub(super) fn run(self) -> u8 {
         let wait = self.wait;
         let mut told = false;
+        let mut progress = Progress::new(clock::now(), live());
         let ended = client::converse(&self.place, Verb::Stop { wait }, |body| match body {
             Body::Answer(Answer::Done) => {
                 say(if wait { "stopping ...\n" } else { "stopping\n" });
@@ -35,7 +39,7 @@ impl Stop {
             Body::Answer(other) => Some(Ok(client::unexpected(&other))),
             Body::Error(error) => Some(Err(error)),
             Body::Event(phase) => {
-                say(&client::phase_line(&phase));
+                say(&progress.heard(clock::now(), &phase));
                 None
             }
             Body::Verdict(_) => None,
@@ -44,7 +48,7 @@ impl Stop {
             Ok(code) => code,
             // It closed the connection by leaving: what was waited for.
             Err(client::ClientError::Gone) if told => {
-                say("stopped\n");
+                say(&format!("{}stopped\n", progress.end(clock::now())));
                 exit::OK
             }
             Err(error) => fail(error.code(), error),

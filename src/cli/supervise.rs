@@ -16,15 +16,9 @@ use std::{
     time::Duration,
 };
 
-use tracing::{Event, Level, Subscriber, field::Field};
-use tracing_subscriber::{
-    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
-    registry::LookupSpan,
-};
-
 use crate::{
     protocol::exit,
-    supervisor::driver::{self, DriveError, Setup},
+    supervisor::driver::{self, DriveError, Reader, Setup},
     sys::{
         clock,
         lock::{Holder, LockError},
@@ -33,7 +27,7 @@ use crate::{
     },
 };
 
-use super::{fail, human, run::Plan, say};
+use super::{fail, human, log::OwnLog, run::Plan, say};
 
 /// The hidden subcommand that stands for `run` in the process that only reads the settings.
 pub(super) const RESOLVE: &str = "__resolve";
@@ -82,17 +76,22 @@ fn supervise(argv: &[OsString], reader: &Path) -> u8 {
         Ok(plan) => plan,
         Err(code) => return code,
     };
-    tell_by_stderr();
+    let log = match OwnLog::start(plan.effective.settings.log.format) {
+        Ok(log) => log,
+        Err(error) => return fail(exit::CANNOT_CREATE, error),
+    };
     let setup = Setup {
         name: plan.name,
         state_dir: plan.state_dir,
         effective: plan.effective,
         environment: env::vars_os().collect(),
+        reader: reader_again(argv, reader),
         wait_lock: Duration::from_millis(plan.wait_lock_ms),
     };
     let ended = runtime.block_on(driver::drive(setup, signals));
     // A thread that stands by for a lock must not keep us.
     runtime.shutdown_background();
+    drop(log);
     ended.unwrap_or_else(|error| {
         let said = match &error {
             DriveError::Lock(LockError::Held { path, holder }) => {
@@ -122,6 +121,18 @@ fn resolve(argv: &[OsString], reader: &Path) -> Result<Plan, u8> {
         say(&String::from_utf8_lossy(&output.stdout));
         exit::OK
     })
+}
+
+/// How the same is read again later, for a reload.
+fn reader_again(argv: &[OsString], reader: &Path) -> Reader {
+    let arguments = argv.get(2..).unwrap_or_default();
+    let words = [reader.as_os_str(), OsStr::new(RESOLVE)].into_iter();
+    let words = words.chain(arguments.iter().map(OsString::as_os_str));
+    Reader {
+        // What is not UTF-8 is not found then, which is told.
+        argv: words.map(|word| word.to_string_lossy().into_owned()).collect(),
+        parse: |text| serde_json::from_str::<Plan>(text).ok().map(|plan| plan.effective),
+    }
 }
 
 /// Who holds the lock, since when, and what to do.
@@ -159,55 +170,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Our own log: one line an event, to stderr. stdout belongs to the child.
-fn tell_by_stderr() {
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(Level::INFO)
-        .with_writer(std::io::stderr)
-        // It would tell them by `eprintln!`, which panics when stderr is what has failed.
-        .log_internal_errors(false)
-        .event_format(Line)
-        .finish();
-    // Fails if there is one already: then that one is told.
-    let _ = tracing::subscriber::set_global_default(subscriber);
-}
-
-/// `lockkeeper: what happened`
-struct Line;
-
-impl<S, N> FormatEvent<S, N> for Line
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> std::fmt::Result {
-        struct Words<'a, 'w>(&'a mut Writer<'w>, std::fmt::Result);
-        impl tracing::field::Visit for Words<'_, '_> {
-            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-                if self.1.is_ok() {
-                    self.1 = match field.name() {
-                        "message" => write!(self.0, "{value:?}"),
-                        name => write!(self.0, " {name}={value:?}"),
-                    };
-                }
-            }
-        }
-        let level = match *event.metadata().level() {
-            Level::ERROR => "error: ",
-            Level::WARN => "warning: ",
-            _ => "",
-        };
-        write!(writer, "lockkeeper: {level}")?;
-        let mut words = Words(&mut writer, Ok(()));
-        event.record(&mut words);
-        words.1?;
-        writeln!(writer)
-    }
 }

@@ -4,12 +4,12 @@ use clap::Args;
 
 use crate::{
     protocol::{
-        control::{RestartId, Verdict},
+        control::{RestartId, Verdict, millis},
         exit,
     },
     supervisor::{
         event::Then,
-        ledger::{History, Incident, Kind},
+        ledger::{History, Incident, Kind, Strike, told_blockers},
     },
     sys::{clock, ledger_file},
 };
@@ -71,7 +71,8 @@ impl Why {
         } else if latest.is_empty() {
             say("nothing has happened yet: no restart, no crash, no stop\n");
         } else {
-            say(&latest.iter().rev().map(|incident| line(incident, now)).collect::<String>());
+            let lines = latest.iter().rev().map(|incident| line(incident, now));
+            say(&lines.collect::<String>());
         }
         exit::OK
     }
@@ -80,14 +81,15 @@ impl Why {
 /// One incident on one line, with its end.
 pub(super) fn line(incident: &Incident, now: u64) -> String {
     let took = incident.took_ms.map_or_else(|| "under way".to_owned(), human::millis);
-    format!(
-        "{}  {}  {:<7}  {}  {took}  {}\n",
+    let line = format!(
+        "{}  {}  {:<7}  {}  {took}  {}",
         incident.id,
         human::wall(incident.at, now),
         incident.kind.to_string(),
         cause(incident),
         result(incident),
-    )
+    );
+    human::plain(&line) + "\n"
 }
 
 fn cause(incident: &Incident) -> String {
@@ -108,29 +110,42 @@ fn cause(incident: &Incident) -> String {
 }
 
 fn result(incident: &Incident) -> String {
-    let cut = if incident.was_cut() { "work was cut" } else { "nothing cut" };
-    let followed = incident.ends.last().map(|end| match end.then {
-        Then::Respawn => "respawned at once".to_owned(),
-        Then::Backoff(wait) => {
-            format!("backoff {}", human::millis(crate::protocol::control::millis(wait)))
-        }
-        Then::HalfOpen(_) => "start limit".to_owned(),
-        Then::Judge => "judged".to_owned(),
-        Then::Recover => "recovery".to_owned(),
-        Then::Leave(code) => format!("left with code {code}"),
-    });
+    let cut = cut(incident);
+    let followed = incident.ends.last().map(|end| followed(end.then));
     match (incident.kind, incident.verdict) {
         (
             Kind::Restart | Kind::Stop,
             Some(Verdict::Respawned { .. } | Verdict::InProcess { .. }),
-        ) => cut.to_owned(),
-        (Kind::Stop, Some(Verdict::Stopped)) => cut.to_owned(),
+        ) => cut,
+        (Kind::Stop, Some(Verdict::Stopped)) => cut,
         (_, Some(Verdict::Refused(refusal))) => format!("refused: {refusal}"),
         (_, Some(Verdict::Cancelled)) => "cancelled".to_owned(),
         (Kind::Restart, Some(Verdict::Stopped)) => "overtaken by a stop".to_owned(),
         (_, Some(Verdict::StartLimit)) => "start limit".to_owned(),
         (_, Some(Verdict::Parked { code })) => format!("parked with code {code}"),
         (Kind::Crash | Kind::Exit, Some(_)) | (_, None) => followed.unwrap_or_default(),
+    }
+}
+
+/// `1 run cut: run 17 (at the deadline)`, or that nothing was.
+fn cut(incident: &Incident) -> String {
+    let Some(end) = incident.ends.iter().find(|end| end.cut) else {
+        return "nothing cut".to_owned();
+    };
+    let cut = human::cut(end.drain.as_ref());
+    // A stop can be hurried by another; a restart is cut by its deadline alone.
+    if incident.kind == Kind::Restart { format!("{cut} (at the deadline)") } else { cut }
+}
+
+/// What came after the end of a child.
+pub(super) fn followed(then: Then) -> String {
+    match then {
+        Then::Respawn => "respawned at once".to_owned(),
+        Then::Backoff(wait) => format!("backoff {}", human::millis(millis(wait))),
+        Then::HalfOpen(_) => "start limit".to_owned(),
+        Then::Judge => "judged".to_owned(),
+        Then::Recover => "recovery".to_owned(),
+        Then::Leave(code) => format!("left with code {code}"),
     }
 }
 
@@ -145,6 +160,9 @@ fn details(incident: &Incident, now: u64) -> String {
     }
     for phase in &incident.phases {
         text += &format!("  {:<10} {}\n", phase.name, human::millis(phase.ms));
+        for step in &phase.steps {
+            text += &format!("    {:<10} {}\n", step.name, human::millis(step.ms));
+        }
     }
     for end in &incident.ends {
         let peak = end.peak_bytes.map_or_else(|| "unknown".to_owned(), human::bytes);
@@ -154,8 +172,36 @@ fn details(incident: &Incident, now: u64) -> String {
             end.pid,
             human::exit(end.exit),
             human::millis(end.ran_ms),
-            if end.cut { ", work was cut" } else { "" },
+            if end.cut { format!(", {}", human::cut(end.drain.as_ref())) } else { String::new() },
         );
+        for strike in &end.strikes {
+            text += &details_of_strike(strike);
+        }
+        if !end.last_lines.is_empty() {
+            text += "  its last lines:\n";
+        }
+        for line in &end.last_lines {
+            text += &format!("    {line}\n");
+        }
+    }
+    // What a line of the ledger says must not forge another.
+    text.lines().map(|line| human::plain(line) + "\n").collect()
+}
+
+fn details_of_strike(strike: &Strike) -> String {
+    let mut text = format!("    {} to {}", strike.signal, strike.target);
+    if !strike.phase.is_empty() {
+        text += &format!(", in phase {}", strike.phase);
+    }
+    if let Some(names) = told_blockers(&strike.blockers) {
+        text += &format!(", waiting for {names}");
+    }
+    text += "\n";
+    for process in &strike.processes {
+        text += &format!("      {process}\n");
+    }
+    if strike.more > 0 {
+        text += &format!("      and {} more\n", strike.more);
     }
     text
 }

@@ -21,8 +21,10 @@ pub mod layers;
 pub mod openclaw;
 pub mod probe;
 pub mod profile;
+pub mod reload;
 pub mod render;
 pub mod rules;
+pub mod schema;
 pub mod settings;
 mod values;
 

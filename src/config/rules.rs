@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{layers::one_line, settings::Settings};
+use super::{layers::one_line, probe::Via, settings::Settings};
 use crate::protocol::{env, signal::Signal};
 use crate::units::Timespan;
+
+/// As many of the child's last lines are told with its failure, at most.
+const MOST_LINES: u32 = 20;
 
 /// A rule that the settings break.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -27,6 +30,9 @@ pub fn check(settings: &Settings) -> Result<(), Violation> {
         .or_else(|| durations(settings))
         .or_else(|| exit_codes(settings))
         .or_else(|| backoff(settings))
+        .or_else(|| recovery(settings))
+        .or_else(|| watchdog(settings))
+        .or_else(|| log(settings))
         .or_else(|| environment(settings));
     broken.map_or(Ok(()), Err)
 }
@@ -121,6 +127,50 @@ fn backoff(settings: &Settings) -> Option<Violation> {
     (limit.burst == 0).then(|| violation(&["limit.burst"], "must be at least 1"))
 }
 
+fn recovery(settings: &Settings) -> Option<Violation> {
+    let recovery = &settings.recovery;
+    (recovery.command_after > 0 && recovery.command.is_empty()).then(|| {
+        let problem = "there is no recovery.command to be run; name one, or leave this at 0";
+        violation(&["recovery.command_after", "recovery.command"], problem)
+    })
+}
+
+fn watchdog(settings: &Settings) -> Option<Violation> {
+    let watchdog = &settings.watchdog;
+    if watchdog.via == Via::Auto {
+        let problem = "\"auto\" is no sign of life; use \"none\", \"notify\", \
+                       \"tcp://HOST:PORT\" or \"http://HOST:PORT/path\"";
+        return Some(violation(&["watchdog.via"], problem));
+    }
+    if !(100..=599).contains(&watchdog.status) {
+        let problem = format!("{} is no HTTP status", watchdog.status);
+        return Some(violation(&["watchdog.status"], problem));
+    }
+    (watchdog.failures == 0).then(|| {
+        let problem = "must be at least 1; for no watchdog say watchdog.via = \"none\"";
+        violation(&["watchdog.failures"], problem)
+    })
+}
+
+fn log(settings: &Settings) -> Option<Violation> {
+    let log = &settings.log;
+    let has_file = !log.file.as_os_str().is_empty();
+    if has_file && !log.capture {
+        let problem = "only captured output goes to a file; say log.capture = true, too";
+        return Some(violation(&["log.file", "log.capture"], problem));
+    }
+    if log.file_size.bytes() == 0 {
+        return Some(violation(&["log.file_size"], "must be larger than 0B"));
+    }
+    if log.files == 0 {
+        return Some(violation(&["log.files"], "must be at least 1, the present file"));
+    }
+    (log.lines > MOST_LINES).then(|| {
+        let problem = format!("{} is more than the {MOST_LINES} that the ledger takes", log.lines);
+        violation(&["log.lines"], problem)
+    })
+}
+
 fn environment(settings: &Settings) -> Option<Violation> {
     let env = &settings.env;
     for (name, value) in &env.set {
@@ -188,6 +238,16 @@ mod tests {
             ("backoff.initial = \"2min\"", "backoff.initial"),
             ("backoff.reset_after = \"0s\"", "backoff.reset_after"),
             ("limit.burst = 0", "limit.burst"),
+            ("recovery.command_after = 3", "recovery.command_after"),
+            ("recovery = { safe_mode_after = 3, window = \"0s\" }", "recovery.window"),
+            ("watchdog.via = \"auto\"", "watchdog.via"),
+            ("watchdog.failures = 0", "watchdog.failures"),
+            ("watchdog.interval = \"0s\"", "watchdog.interval"),
+            ("watchdog.status = 20", "watchdog.status"),
+            ("log.file = \"/var/log/gateway.log\"", "log.file"),
+            ("log.file_size = \"0B\"", "log.file_size"),
+            ("log.files = 0", "log.files"),
+            ("log.lines = 21", "log.lines"),
             ("limit.interval = \"0ms\"", "limit.interval"),
             ("limit.retry = \"0s\"", "limit.retry"),
             ("env.set.NOTIFY_SOCKET = \"/x\"", "env.set.NOTIFY_SOCKET"),

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -86,7 +87,7 @@ pub const DOCS: &[(&str, &str)] = &[
 ];
 
 /// All settings.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Program and arguments of the child.
@@ -123,7 +124,7 @@ pub struct Settings {
 }
 
 /// `[ready]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ready {
     /// What makes it ready. `auto`.
@@ -132,13 +133,14 @@ pub struct Ready {
     pub timeout: Timespan,
     /// The status of a ready child's answer. 200.
     #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 100, max = 599))]
     pub status: u16,
     /// What the body of that answer must hold. Anything.
     pub field: Field,
 }
 
 /// `[stop]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stop {
     /// The first signal. SIGTERM.
@@ -154,7 +156,7 @@ pub struct Stop {
 }
 
 /// `[restart]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Restart {
     /// "Drain, then exit." SIGUSR1.
@@ -180,7 +182,7 @@ pub struct Restart {
 }
 
 /// `[exit]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Exit {
     /// Drained, wants a fresh PID. 75.
@@ -200,7 +202,7 @@ pub struct Exit {
 }
 
 /// `[backoff]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Backoff {
     /// Before the first respawn after a failure. 0 s.
@@ -208,6 +210,7 @@ pub struct Backoff {
     /// Upper bound of the second. 100 ms.
     pub step: Timespan,
     /// By which the bound grows. 2.
+    #[schemars(range(min = 1, max = 1000))]
     pub factor: f64,
     /// Where it ends. 60 s.
     pub max: Timespan,
@@ -216,11 +219,12 @@ pub struct Backoff {
 }
 
 /// `[limit]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limit {
     /// This many failures ... 10.
     #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 1))]
     pub burst: u32,
     /// ... within this time ... 5 min.
     pub interval: Timespan,
@@ -234,7 +238,7 @@ pub struct Limit {
 }
 
 /// `[recovery]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recovery {
     /// Command that mends. None.
@@ -253,7 +257,7 @@ pub struct Recovery {
 }
 
 /// `[park]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Park {
     /// What giving up means. Exit.
@@ -262,7 +266,7 @@ pub struct Park {
 }
 
 /// `[lock]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lock {
     /// What becomes of a child that outlived its supervisor. It is ended.
@@ -271,7 +275,7 @@ pub struct Lock {
 }
 
 /// `[watchdog]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Watchdog {
     /// What shows that a ready child is not hung. Nothing.
@@ -280,16 +284,18 @@ pub struct Watchdog {
     pub interval: Timespan,
     /// After so many intervals in a row without one it is ended. 3.
     #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 1))]
     pub failures: u32,
     /// The status of a living child's answer. 200.
     #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 100, max = 599))]
     pub status: u16,
     /// For a hung child, from the stop signal to SIGTERM to its group. 10 s.
     pub grace: Timespan,
 }
 
 /// `[log]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// How our own log is written. Auto.
@@ -298,6 +304,7 @@ pub struct Log {
     pub capture: bool,
     /// How many of its last lines are kept for the ledger when it fails; at most 20. 20.
     #[serde(deserialize_with = "number")]
+    #[schemars(range(max = 20))]
     pub lines: u32,
     /// Captured output also goes to this file. None.
     pub file: PathBuf,
@@ -305,6 +312,7 @@ pub struct Log {
     pub file_size: Size,
     /// How many files are kept, the present one included. 5.
     #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 1))]
     pub files: u32,
 }
 
@@ -324,7 +332,7 @@ pub enum LogFormat {
 }
 
 /// `[env]`
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Env {
     /// Variables that the child gets, whatever `remove` says.
@@ -335,7 +343,7 @@ pub struct Env {
 }
 
 /// `[control]`
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Control {
     /// Group that may talk to the control socket besides the owner. Empty: nobody else.
@@ -343,7 +351,7 @@ pub struct Control {
 }
 
 /// How [`policy::Respawn`] is spelled in a file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "policy::Respawn", rename_all = "kebab-case")]
 enum RespawnWord {
     Fresh,
@@ -351,7 +359,7 @@ enum RespawnWord {
 }
 
 /// How [`LimitThen`] is spelled in a file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "LimitThen", rename_all = "kebab-case")]
 enum LimitThenWord {
     HalfOpen,
@@ -359,7 +367,7 @@ enum LimitThenWord {
 }
 
 /// How [`policy::Orphan`] is spelled in a file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "policy::Orphan", rename_all = "kebab-case")]
 enum OrphanWord {
     End,
@@ -367,8 +375,9 @@ enum OrphanWord {
 }
 
 /// How [`policy::Park`] is spelled in a file.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(remote = "policy::Park", rename_all = "kebab-case")]
+#[schemars(rename = "ParkWord")] // not to be taken for the table
 enum ParkWord {
     Exit,
     Stay,

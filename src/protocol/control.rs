@@ -105,6 +105,8 @@ pub enum Verb {
     },
     /// Call off a restart that has not begun to drain.
     Cancel,
+    /// Read the settings again, and apply what can be applied to a running child.
+    Reload,
     /// Stop the child and the supervisor.
     Stop {
         /// Keep the connection until the supervisor leaves.
@@ -174,8 +176,31 @@ pub enum Answer {
         /// The id of what was called off.
         id: RestartId,
     },
+    /// To `reload`: the settings are good, and this is what became of them.
+    Reloaded(Reloaded),
+    /// To `reload`: nothing was changed.
+    NotReloaded {
+        /// The exit code that tells it: 78 if the settings are bad, 1 if they could not be read.
+        code: u8,
+        /// What is wrong, all of it, for people.
+        error: String,
+    },
     /// To `stop`, `grant` and `notify`.
     Done,
+}
+
+/// What became of settings that were read again, as dotted keys in the order of the settings.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Reloaded {
+    /// These changed and count from now on.
+    pub applied: Vec<String>,
+    /// These count from the next start of the child, as they describe the one that runs.
+    pub at_next_start: Vec<String>,
+    /// These count for the next supervisor.
+    pub needs_supervisor: Vec<String>,
+    /// These were to count from the next start, and are again what the running child has.
+    pub withdrawn: Vec<String>,
 }
 
 /// Why a request was refused.
@@ -412,6 +437,23 @@ impl fmt::Display for Requester {
     }
 }
 
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { applied, at_next_start, needs_supervisor, withdrawn } = self;
+        let parts = [
+            ("applied", applied),
+            ("at the next restart", at_next_start),
+            ("needs a new supervisor", needs_supervisor),
+            ("no longer waits for a restart", withdrawn),
+        ];
+        let told = parts.into_iter().filter(|(_, keys)| !keys.is_empty());
+        let told: Vec<_> =
+            told.map(|(when, keys)| format!("{when}: {}", keys.join(", "))).collect();
+        f.write_str(if told.is_empty() { "nothing has changed" } else { "" })?;
+        f.write_str(&told.join("; "))
+    }
+}
+
 impl fmt::Display for RestartId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "r-{:04}", self.0)
@@ -517,6 +559,7 @@ mod tests {
         prop_oneof![
             Just(Verb::Status),
             Just(Verb::Cancel),
+            Just(Verb::Reload),
             Just(Verb::Grant),
             any::<bool>().prop_map(|wait| Verb::Stop { wait }),
             "[A-Z]{1,8}=[^\\p{Cc}]{0,60}\nREADY=1".prop_map(|text| Verb::Notify { text }),
@@ -536,6 +579,9 @@ mod tests {
             )),
             any::<u8>().prop_map(|code| Body::Event(Phase::Gone { exit: ChildExit::Code(code) })),
             Just(Body::Answer(Answer::Refused(Refusal::Stopping))),
+            Just(Body::Answer(Answer::Reloaded(Reloaded::default()))),
+            (any::<u8>(), "[^\\p{Cc}]{0,60}")
+                .prop_map(|(code, error)| Body::Answer(Answer::NotReloaded { code, error })),
             Just(Body::Answer(Answer::Status(Box::default()))),
             Just(Body::Event(Phase::Progress(DrainProgress::default()))),
         ]

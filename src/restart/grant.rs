@@ -64,6 +64,11 @@ impl Grants {
         Self { policy, expiries: VecDeque::new() }
     }
 
+    /// Changes whether a signal counts without a grant. Live grants stay.
+    pub fn set_external(&mut self, external: bool) {
+        self.policy.external = external;
+    }
+
     /// Allows one more signal until the lifetime has passed.
     pub fn give(&mut self, now: Instant) {
         self.drop_expired(now);

@@ -167,6 +167,11 @@ impl Scheduler {
         }
     }
 
+    /// Changes the cooldown. A restart that is scheduled already keeps its time.
+    pub fn set_cooldown(&mut self, cooldown: Duration) {
+        self.policy.cooldown = cooldown;
+    }
+
     /// Opens the slot, or joins what is in it.
     pub fn request(&mut self, now: Instant, request: Request) -> Answer {
         if self.is_stopping {

@@ -19,7 +19,9 @@ mod environment;
 mod hooks;
 mod memory;
 mod orphan;
+mod output;
 mod place;
+mod reload;
 mod requests;
 mod story;
 mod throttle;
@@ -34,7 +36,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::{
-    config::{self, Effective},
+    config::{self, Effective, settings::Settings},
     protocol::{
         control::{RestartId, shown_command},
         env,
@@ -64,11 +66,16 @@ use crate::{
     },
 };
 
+pub use self::reload::Reader;
+
 use self::{
     child::{Processes, Rest},
     environment::Environment,
     hooks::Hooks,
+    orphan::Outlived,
+    output::Output as ChildOutput,
     place::Place,
+    reload::Reload,
     requests::Asked,
     story::{Story, seconds},
     throttle::Throttle,
@@ -112,6 +119,8 @@ pub struct Setup {
     pub effective: Effective,
     /// Our own environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// How the settings are read again.
+    pub reader: Reader,
     /// How long to stand by while another holds the lock. Zero: not at all.
     pub wait_lock: Duration,
 }
@@ -240,7 +249,9 @@ struct Driver {
     story: Story,
     processes: Processes,
     hooks: Hooks,
+    output: ChildOutput,
     environment: Environment,
+    reload: Reload,
     /// What the config looks at in our environment.
     config_environment: config::Environment,
     signals: Signals,
@@ -273,14 +284,10 @@ struct Driver {
 
 impl Driver {
     fn new(setup: Setup, signals: Signals, lock: GatewayLock) -> Result<Self, DriveError> {
-        let Setup { name, state_dir, effective, environment: ours, wait_lock: _ } = setup;
+        let Setup { name, state_dir, effective, environment: ours, reader, wait_lock: _ } = setup;
         let settings = &effective.settings;
         reaper::become_subreaper()?;
-        for signal in [settings.stop.signal, settings.restart.signal] {
-            // One that cannot be caught can still be sent.
-            let _ = signals.catch(signal);
-        }
-        let _ = signals.catch(settings.restart.in_process_signal);
+        catch(&signals, settings);
         let child_lock = ChildLock::open(&state_dir)?;
         let control_path = state_dir.join(CONTROL_SOCKET);
         let notify_path = state_dir.join(NOTIFY_SOCKET);
@@ -303,6 +310,7 @@ impl Driver {
         );
         let now = clock::now();
         let environment = Environment::new(ours, settings);
+        let output = ChildOutput::new(&settings.log, &state_dir);
         let policy = settings.policy();
         let scheduler = Scheduler::new(SchedulerPolicy {
             cooldown: settings.restart.cooldown.duration(),
@@ -335,7 +343,9 @@ impl Driver {
             story,
             processes: Processes::new(child_lock, notify_path, control_path, reporter.clone()),
             hooks: Hooks::new(reporter),
+            output,
             environment,
+            reload: Reload::new(reader),
             config_environment: config::driver::environment(),
             signals,
             notify,
@@ -348,6 +358,7 @@ impl Driver {
             has_progressed: false,
             safe_mode: false,
             remembered,
+            place: Place::of(&state_dir),
             complaints: Throttle::default(),
             denials: Throttle::default(),
             reports,
@@ -361,7 +372,11 @@ impl Driver {
         if self.has_stop_waiting().await {
             return self.leave(exit::OK).await;
         }
-        let orphan = self.processes.has_orphan();
+        let outlived = self.processes.find_orphan();
+        let orphan = outlived.is_some();
+        if let Some(Outlived { pid, signs }) = outlived {
+            self.story.record(Entry::OrphanFound { pid, signs });
+        }
         self.machine.handle_event(clock::now(), Event::Started { orphan });
         loop {
             if let Some(code) = self.carry_out() {
@@ -394,6 +409,7 @@ impl Driver {
             self.scheduler.poll_timeout(),
             self.watchdog.map(|(at, _)| at),
             self.ready_owed.map(|(at, _)| at),
+            self.reload.poll_timeout(),
         ];
         let deadline = deadline.into_iter().flatten().min();
         let mut has_heard = true;
@@ -406,6 +422,7 @@ impl Driver {
                 self.on_signal(received);
             }
             Some(report) = self.reports.recv() => self.on_report(report),
+            () = self.output.lost() => self.output.tell_lost(),
             // In turn, or a flood of datagrams would leave no client an answer.
             outside = async {
                 tokio::select! {
@@ -432,6 +449,7 @@ impl Driver {
             self.machine.handle_timeout(now);
         }
         self.scheduler.handle_timeout(now);
+        self.handle_reload_timeout(now);
         if let Some((at, period)) = self.watchdog.filter(|(at, _)| *at <= now) {
             // A service that hangs with its child is the manager's to end.
             if self.machine.is_heart_fresh() {
@@ -524,6 +542,7 @@ impl Driver {
             Report::HookEnded { pid, exit, output } => self.on_hook_ended(pid, exit, &output),
             Report::OrphanGone => {
                 tracing::info!("nothing is left of the earlier supervisor's child");
+                self.story.record(Entry::OrphanGone);
                 self.machine.handle_event(now, Event::OrphanGone);
             }
         }
@@ -531,20 +550,25 @@ impl Driver {
 
     /// Reaps all that has died.
     fn reap(&mut self) {
+        let mut has_reaped_leftover = false;
         let left = loop {
             let pid = match self.processes.peek() {
                 reaper::Peek::Dead(pid) => pid,
                 left => break left,
             };
-            let generation = self.machine.generation();
             if let Some(hook) = self.hooks.find(pid) {
                 hook.ended(self.processes.reap_other(pid));
             } else if let Some(end) = self.processes.reap(pid) {
                 self.on_leader_end(&end);
             } else {
-                self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
+                has_reaped_leftover = true;
             }
         };
+        // Told once: for each of a thousand we would look at all that are left of the thousand.
+        if has_reaped_leftover {
+            let generation = self.machine.generation();
+            self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
+        }
         // That we have no child at all tells it for most, without a walk over all processes.
         if let State::Sweeping(_) = self.machine.state()
             && (left == reaper::Peek::NoChildren || self.processes.is_empty())
@@ -575,6 +599,7 @@ impl Driver {
     /// Ends what is left of ours, and says goodbye.
     async fn leave(mut self, code: u8) -> u8 {
         self.hooks.abort();
+        self.hooks.abort_reader();
         self.processes.drop_stage();
         if self.processes.has_others() {
             self.bury_the_rest().await;
@@ -590,8 +615,18 @@ impl Driver {
         drop(self.processes);
         drop(self.lock);
         self.control.close().await;
+        self.output.end();
         tracing::info!("leaving with code {code}");
         code
+    }
+}
+
+/// Catches the signals that these settings name.
+fn catch(signals: &Signals, settings: &Settings) {
+    let Settings { stop, restart, .. } = settings;
+    for signal in [stop.signal, restart.signal, restart.in_process_signal] {
+        // One that cannot be caught can still be sent.
+        let _ = signals.catch(signal);
     }
 }
 

@@ -137,8 +137,16 @@ impl Supervisor {
         }
     }
 
-    /// Other settings from now on. Deadlines that run go on as they were set.
+    /// Other settings from now on. Deadlines that run go on as they were set, but for the time to
+    /// be ready of a child that was asked for and does not run yet: it is started by these.
     pub fn set_policy(&mut self, now: Instant, policy: Policy) {
+        let is_asked_for = self.state == State::Starting && !self.alive;
+        if is_asked_for
+            && policy.ready.timeout != self.policy.ready.timeout
+            && self.timers.at(Timer::Ready).is_some()
+        {
+            self.timers.set(Timer::Ready, now + policy.ready.timeout);
+        }
         self.policy = policy;
         if self.state == State::Ready {
             self.watch_heart(now);
@@ -360,7 +368,12 @@ impl Supervisor {
 
             Event::LeftoverReaped { .. } => match self.state {
                 // Its children are ours now, and have not been struck yet.
-                State::Sweeping(Rung::Kill) => self.sweep(Signal::Kill),
+                State::Sweeping(Rung::Kill) => {
+                    if !self.is_stopping() {
+                        self.kills = 1; // they die, however many there are
+                    }
+                    self.sweep(Signal::Kill);
+                }
                 // They still have the time that SIGTERM gave.
                 State::Sweeping(Rung::Asked | Rung::Term)
                 | State::Idle

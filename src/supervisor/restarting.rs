@@ -134,6 +134,12 @@ impl Supervisor {
                 match (Self::handler_for(respawn, handlers), respawn) {
                     (Handler::Caught, _) => self.drain(now, goal),
                     (Handler::Absent | Handler::Unknown, _) if starting => self.inspect_later(now),
+                    // It is only the second choice, and the child may die of it.
+                    (Handler::Unknown, Respawn::InProcess)
+                        if restart.respawn(&self.policy) == Respawn::Fresh =>
+                    {
+                        self.refuse_in_process();
+                    }
                     (Handler::Unknown, _) => self.drain(now, goal),
                     // Any program can be restarted with grace: by its stop signal.
                     (Handler::Absent, Respawn::Fresh) => {

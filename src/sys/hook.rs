@@ -14,8 +14,12 @@ use super::{
 };
 use crate::protocol::signal::Signal;
 
-/// How much is kept of what a hook says, for each of stdout and stderr, in bytes: the end of it.
+/// How much is kept of what a hook says, for each of stdout and stderr, in bytes: the end of it,
+/// where nobody asks for more.
 pub const TAIL: usize = 4096;
+
+/// More than a pipe holds.
+const MOST_REST: usize = 256 * 1024;
 
 /// A running hook. It leads its own group; it is reaped by the reaper like every other process.
 ///
@@ -31,7 +35,7 @@ pub struct Hook {
 /// What a hook said last.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Output {
-    /// The last [`TAIL`] bytes of its stdout.
+    /// The last [`TAIL`] bytes of its stdout, or as many as were asked for.
     pub stdout: String,
     /// The last [`TAIL`] bytes of its stderr.
     pub stderr: String,
@@ -44,11 +48,20 @@ impl Hook {
     ///
     /// [`SpawnError`]; nothing was started then.
     pub fn spawn(launch: &Launch<'_>) -> Result<Self, SpawnError> {
+        Self::spawn_keeping(launch, TAIL)
+    }
+
+    /// The same, with the last `most` bytes of its stdout kept.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`]; nothing was started then.
+    pub fn spawn_keeping(launch: &Launch<'_>, most: usize) -> Result<Self, SpawnError> {
         let (mut command, program) = process::command_of(launch)?;
         // Made here and not by std: a failure after the start would leave a process without owner.
         let failed = |source| SpawnError::new(program, source);
-        let (stdout, stdout_end) = Tail::pipe().map_err(failed)?;
-        let (stderr, stderr_end) = Tail::pipe().map_err(failed)?;
+        let (stdout, stdout_end) = Tail::pipe(most).map_err(failed)?;
+        let (stderr, stderr_end) = Tail::pipe(TAIL).map_err(failed)?;
         command.stdout(Stdio::from(stdout_end)).stderr(Stdio::from(stderr_end));
         let (child, _) = process::start(&mut command, launch.child_lock)
             .map_err(|source| SpawnError::at_exec(program, source))?;
@@ -74,6 +87,13 @@ impl Hook {
         Output { stdout: self.stdout.text(), stderr: self.stderr.text() }
     }
 
+    /// Reads what is in the pipes at this moment: all that it wrote, once it has ended. Does not
+    /// wait for a process that it left behind, which may hold them open.
+    pub fn read_rest(&mut self) {
+        self.stdout.read_rest();
+        self.stderr.read_rest();
+    }
+
     /// Kills the hook and what it started, as far as that stayed in its group.
     ///
     /// # Errors
@@ -94,14 +114,15 @@ impl Hook {
 struct Tail {
     pipe: Option<Receiver>,
     kept: VecDeque<u8>,
+    most: usize,
 }
 
 impl Tail {
     /// A tail, and the end that is written to.
-    fn pipe() -> io::Result<(Self, OwnedFd)> {
+    fn pipe(most: usize) -> io::Result<(Self, OwnedFd)> {
         let (sender, receiver) = pipe::pipe()?;
         let end = sender.into_blocking_fd()?;
-        Ok((Self { pipe: Some(receiver), kept: VecDeque::with_capacity(TAIL) }, end))
+        Ok((Self { pipe: Some(receiver), kept: VecDeque::with_capacity(TAIL), most }, end))
     }
 
     /// Reads until the end; at once if it was reached before.
@@ -115,8 +136,23 @@ impl Tail {
         }
     }
 
+    fn read_rest(&mut self) {
+        let mut buffer = [0; TAIL];
+        // Bounded: what was left behind may write as fast as we read.
+        for _ in 0..MOST_REST / TAIL {
+            // Not by the runtime: it may not have heard yet that there is something, and would say
+            // that there is nothing.
+            let Some(pipe) = &self.pipe else { return };
+            match rustix::io::read(pipe, &mut buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(count) => self.keep(&buffer[..count]),
+                Err(_) => return,
+            }
+        }
+    }
+
     fn keep(&mut self, bytes: &[u8]) {
-        let surplus = (self.kept.len() + bytes.len()).saturating_sub(TAIL);
+        let surplus = (self.kept.len() + bytes.len()).saturating_sub(self.most);
         self.kept.drain(..surplus);
         self.kept.extend(bytes);
     }
@@ -126,5 +162,35 @@ impl Tail {
         let bytes: Vec<u8> = self.kept.iter().copied().collect();
         let broken = bytes.iter().take(3).take_while(|&&byte| byte & 0xC0 == 0x80).count();
         String::from_utf8_lossy(&bytes[broken..]).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{
+        process::{OutputTo, StdinFrom},
+        reaper,
+    };
+
+    /// The last that a check said is why a restart was refused.
+    #[tokio::test]
+    async fn what_a_hook_said_is_read_before_the_runtime_has_heard_of_it() {
+        let argv = ["sh", "-c", "echo words; echo more >&2; exit 3"].map(str::to_owned);
+        let launch = Launch {
+            argv: &argv,
+            env: &[],
+            stdin: StdinFrom::Null,
+            output: OutputTo::Inherit,
+            child_lock: None,
+        };
+        let mut hook = Hook::spawn(&launch).unwrap();
+        // Without an await, in which the runtime would hear of it.
+        let pid = rustix::process::Pid::from_raw(i32::try_from(hook.pid()).unwrap()).unwrap();
+        let ended = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), ended).unwrap();
+        hook.read_rest();
+        assert_eq!(hook.said(), Output { stdout: "words\n".into(), stderr: "more\n".into() });
+        reaper::reap(hook.pid());
     }
 }

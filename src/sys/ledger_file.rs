@@ -1,7 +1,8 @@
 //! The ledger on disk: JSON lines, appended, bounded, mended when torn.
 //!
-//! Best effort by design: a full disk costs lines and nothing else. The file is opened anew for
-//! each line. Lines are rare, and a ledger that somebody moved away is simply begun again.
+//! Best effort by design: a full disk, a folder that was removed, a link put in its place cost
+//! lines and nothing else. The file is opened anew for each line. Lines are rare, and a ledger that
+//! somebody moved away is simply begun again.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -13,9 +14,12 @@ use std::{
 
 use serde::de::IgnoredAny;
 
+use crate::supervisor::ledger;
+
 /// The file's name in the state folder.
 pub const NAME: &str = "ledger.jsonl";
-/// The largest size of the file, in bytes. A line that would pass it makes the older half go.
+/// The largest size of the file, in bytes. A line that would pass it makes the older half go, but
+/// for [what is still needed](ledger::keep).
 pub const MAX_BYTES: u64 = 1024 * 1024;
 
 /// The ledger of one state folder, for the one process that writes it.
@@ -35,14 +39,26 @@ pub struct Lines {
 }
 
 impl LedgerFile {
-    /// The ledger in folder `dir`, and what it holds. A ledger that cannot be read is logged and
-    /// taken for empty: it must not keep a gateway from starting.
+    /// The ledger in folder `dir`, and what it holds. A torn last line, of a machine that lost its
+    /// power, is mended; how much was cut off is logged. A ledger that cannot be read or mended is
+    /// logged and taken for what can be read of it: it must not keep a gateway from starting.
     pub fn open(dir: &Path) -> (Self, Lines) {
+        let path = dir.join(NAME);
+        let mended = open(OpenOptions::new().read(true).append(true), &path)
+            .and_then(|file| mend(&file, &path));
+        if let Err(error) = mended.or_else(if_missing(())) {
+            tracing::warn!(path = %path.display(), %error, "cannot mend the ledger");
+        }
         let held = read_lines(dir).unwrap_or_else(|error| {
-            tracing::warn!(path = %dir.join(NAME).display(), %error, "cannot read the ledger");
+            tracing::warn!(path = %path.display(), %error, "cannot read the ledger");
             Lines::default()
         });
-        (Self { path: dir.join(NAME), max_bytes: MAX_BYTES }, held)
+        (Self { path, max_bytes: MAX_BYTES }, held)
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_room(dir: &Path, max_bytes: u64) -> Self {
+        Self { path: dir.join(NAME), max_bytes }
     }
 
     /// Appends `line`, which is one JSON value without a line end, by one write.
@@ -50,37 +66,41 @@ impl LedgerFile {
     /// # Errors
     ///
     /// If the system refuses, the disk is full, or the older half cannot be dropped. The ledger is
-    /// then as it was, or has a torn last line, which the next append sets apart.
+    /// then as it was, or has a torn last line, which the next append mends.
     pub fn append(&mut self, line: &str) -> io::Result<()> {
         if line.contains('\n') {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a line with a line end"));
         }
         let mut file = open(OpenOptions::new().read(true).append(true).create(true), &self.path)?;
+        mend(&file, &self.path)?;
         let mut length = file.metadata()?.len();
         if length > 0 && length + line.len() as u64 >= self.max_bytes {
-            self.keep_newest_half(&mut file)?;
+            self.drop_older(&mut file)?;
             file = open(OpenOptions::new().read(true).append(true), &self.path)?;
             length = file.metadata()?.len();
         }
-        let torn = length > 0 && {
-            let mut last = [0];
-            file.read_exact_at(&mut last, length - 1)?;
-            last != *b"\n"
-        };
-        let text = format!("{}{line}\n", if torn { "\n" } else { "" });
+        let text = format!("{line}\n");
         match file.write(text.as_bytes())? {
             written if written == text.len() => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::StorageFull, "the line was cut")),
+            _ => {
+                // Where even this fails, the next append does it.
+                let _ = file.set_len(length);
+                Err(io::Error::new(io::ErrorKind::StorageFull, "the line was cut"))
+            }
         }
     }
 
     /// By a second file and a rename, so that a reader sees the old ledger or the new one.
-    fn keep_newest_half(&self, file: &mut File) -> io::Result<()> {
-        let kept = tail(file, self.max_bytes / 2)?;
+    fn drop_older(&self, file: &mut File) -> io::Result<()> {
+        let held = lines_of(&tail(file, 4 * MAX_BYTES)?).lines;
+        // A quarter stays free, or the next line would do this again.
+        let kept = ledger::keep(&held, self.max_bytes / 4 * 3);
+        let kept = held.iter().zip(kept).filter(|(_, kept)| *kept);
+        let kept: String = kept.flat_map(|(line, _)| [line.as_str(), "\n"]).collect();
         let draft = self.path.with_extension("jsonl.new");
         let options = &mut OpenOptions::new();
         let written = open(options.write(true).create(true).truncate(true), &draft)
-            .and_then(|mut draft| draft.write_all(&kept))
+            .and_then(|mut draft| draft.write_all(kept.as_bytes()))
             .and_then(|()| fs::rename(&draft, &self.path));
         if written.is_err() {
             // It may hold the disk's last bytes.
@@ -90,6 +110,35 @@ impl LedgerFile {
     }
 }
 
+/// Gives a last line without its end that end if it is whole, and cuts it off if it is not.
+fn mend(file: &File, path: &Path) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut last = *b"\n";
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1)?;
+    }
+    if last == *b"\n" {
+        return Ok(());
+    }
+    let mut text = vec![0; usize::try_from(length.min(4 * MAX_BYTES)).unwrap_or_default()];
+    let start = length - text.len() as u64;
+    file.read_exact_at(&mut text, start)?;
+    let begins = text.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+    let torn = &text[begins.unwrap_or(0)..];
+    // Of a line that is longer than we look back nothing is known; it is set apart.
+    let is_whole = serde_json::from_slice::<IgnoredAny>(torn).is_ok();
+    if is_whole || begins.is_none() && start > 0 {
+        return (&*file).write_all(b"\n");
+    }
+    tracing::warn!("{}: the last line was torn, {} bytes were cut off", path.display(), torn.len());
+    file.set_len(length - torn.len() as u64)
+}
+
+/// What is missing is no error.
+fn if_missing<T>(instead: T) -> impl FnOnce(io::Error) -> io::Result<T> {
+    |error| if error.kind() == io::ErrorKind::NotFound { Ok(instead) } else { Err(error) }
+}
+
 /// Reads the ledger of folder `dir`; one that is missing is empty. Of a file far beyond
 /// [`MAX_BYTES`], which is not of our making, only the end is read.
 ///
@@ -97,13 +146,13 @@ impl LedgerFile {
 ///
 /// If it cannot be read.
 pub fn read_lines(dir: &Path) -> io::Result<Lines> {
-    let mut file = match open(OpenOptions::new().read(true), &dir.join(NAME)) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lines::default()),
-        Err(e) => return Err(e),
-    };
+    open(OpenOptions::new().read(true), &dir.join(NAME))
+        .and_then(|mut file| Ok(lines_of(&tail(&mut file, 4 * MAX_BYTES)?)))
+        .or_else(if_missing(Lines::default()))
+}
+
+fn lines_of(bytes: &[u8]) -> Lines {
     let mut held = Lines::default();
-    let bytes = tail(&mut file, 4 * MAX_BYTES)?;
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         match str::from_utf8(line) {
             Ok(line) if serde_json::from_str::<IgnoredAny>(line).is_ok() => {
@@ -112,7 +161,7 @@ pub fn read_lines(dir: &Path) -> io::Result<Lines> {
             _ => held.skipped += 1,
         }
     }
-    Ok(held)
+    held
 }
 
 /// The whole lines within the last `at_most` bytes.
@@ -130,7 +179,7 @@ fn tail(file: &mut File, at_most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Opens a plain file: a link or a pipe in its place would lead our writes elsewhere, or block us.
-fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+pub(super) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = options.mode(0o600).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
@@ -150,8 +199,8 @@ mod tests {
 
     fn small(max_bytes: u64) -> (TempDir, LedgerFile) {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(NAME);
-        (folder, LedgerFile { path, max_bytes })
+        let ledger = LedgerFile::with_room(folder.path(), max_bytes);
+        (folder, ledger)
     }
 
     fn lines(folder: &TempDir) -> Vec<String> {
@@ -175,15 +224,57 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_last_line_costs_only_itself() {
+    fn a_torn_last_line_is_cut_off_when_the_ledger_is_opened() {
+        for torn in [&b"{\"id\":"[..], b"\0\0\0", b"\xff", b"not json"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(NAME);
+            fs::write(&path, [b"{\"id\":1}\n", torn].concat()).unwrap();
+            let (mut ledger, held) = LedgerFile::open(folder.path());
+            assert_eq!(held, Lines { lines: vec![r#"{"id":1}"#.into()], skipped: 0 });
+            assert_eq!(fs::read(&path).unwrap(), b"{\"id\":1}\n");
+            ledger.append(r#"{"id":3}"#).unwrap();
+            assert_eq!(lines(&folder), [r#"{"id":1}"#, r#"{"id":3}"#]);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_torn_meanwhile_is_cut_off_by_the_next() {
         let (folder, mut ledger) = small(MAX_BYTES);
-        fs::write(folder.path().join(NAME), b"{\"id\":1}\n{\"id\":").unwrap();
-        ledger.append(r#"{"id":3}"#).unwrap();
-        let held = read_lines(folder.path()).unwrap();
-        assert_eq!(
-            held,
-            Lines { lines: vec![r#"{"id":1}"#.into(), r#"{"id":3}"#.into()], skipped: 1 }
-        );
+        fs::write(folder.path().join(NAME), b"1\n{\"id\":").unwrap();
+        ledger.append("2").unwrap();
+        assert_eq!(lines(&folder), ["1", "2"]);
+    }
+
+    #[test]
+    fn a_ledger_of_one_torn_line_is_begun_again() {
+        let (folder, mut ledger) = small(MAX_BYTES);
+        fs::write(folder.path().join(NAME), b"{\"id\":").unwrap();
+        ledger.append("1").unwrap();
+        assert_eq!(lines(&folder), ["1"]);
+    }
+
+    #[test]
+    fn a_folder_that_was_removed_costs_lines_until_it_is_back() {
+        let (folder, mut ledger) = small(MAX_BYTES);
+        ledger.append("1").unwrap();
+        fs::remove_dir_all(folder.path()).unwrap();
+        assert_eq!(ledger.append("2").unwrap_err().kind(), io::ErrorKind::NotFound);
+        fs::create_dir(folder.path()).unwrap();
+        ledger.append("3").unwrap();
+        assert_eq!(lines(&folder), ["3"]);
+    }
+
+    #[test]
+    fn an_incident_that_goes_on_outlives_the_older_half() {
+        let (folder, mut ledger) = small(600);
+        let begun = r#"{"at":1,"event":"requested","id":"r-0007"}"#;
+        ledger.append(begun).unwrap();
+        for n in 0..30 {
+            ledger.append(&format!(r#"{{"at":{n},"event":"denied"}}"#)).unwrap();
+            ledger.append(r#"{"at":2,"event":"joined","id":"r-0007"}"#).unwrap();
+        }
+        assert_eq!(lines(&folder)[0], begun);
+        assert!(fs::metadata(folder.path().join(NAME)).unwrap().len() <= 600);
     }
 
     #[test]

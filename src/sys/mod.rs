@@ -4,6 +4,8 @@
 //! failed. Nothing here decides when to do it: that is the machines' part. Functions that wait are
 //! futures that may be dropped at any time without losing anything.
 
+#[cfg(feature = "supervisor")]
+pub mod capture;
 pub mod clock;
 pub mod container;
 pub mod control;
@@ -13,6 +15,8 @@ pub mod hook;
 pub mod last_resort;
 #[cfg(feature = "supervisor")]
 pub mod ledger_file;
+#[cfg(feature = "supervisor")]
+pub mod ledger_tail;
 pub mod lock;
 #[cfg(feature = "supervisor")]
 pub mod memory_file;
@@ -28,6 +32,10 @@ pub mod process;
 pub mod process_id;
 #[cfg(feature = "supervisor")]
 pub mod reaper;
+#[cfg(feature = "supervisor")]
+pub mod relay;
+#[cfg(feature = "supervisor")]
+pub mod rotated_file;
 pub mod signals;
 #[cfg(feature = "supervisor")]
 pub mod socket_path;
@@ -39,3 +47,5 @@ pub mod successor;
 pub mod tree;
 #[cfg(feature = "supervisor")]
 pub mod upstream;
+#[cfg(feature = "supervisor")]
+pub mod whereabouts;

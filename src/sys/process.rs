@@ -38,6 +38,8 @@ pub struct Launch<'a> {
     pub env: &'a [(OsString, OsString)],
     /// What the process reads.
     pub stdin: StdinFrom,
+    /// Where what it writes goes.
+    pub output: OutputTo<'a>,
     /// The descriptor of the child lock, which stays open in the child under the same number.
     pub child_lock: Option<BorrowedFd<'a>>,
 }
@@ -49,6 +51,20 @@ pub enum StdinFrom {
     Null,
     /// What we read.
     Inherit,
+}
+
+/// Where a process writes.
+#[derive(Clone, Copy, Debug)]
+pub enum OutputTo<'a> {
+    /// Where we write.
+    Inherit,
+    /// To these descriptors, which are not made non-blocking.
+    Ends {
+        /// Its stdout.
+        stdout: BorrowedFd<'a>,
+        /// Its stderr.
+        stderr: BorrowedFd<'a>,
+    },
 }
 
 /// A process that we started and that was not reaped: while this value lives, its number is its
@@ -166,7 +182,7 @@ fn executable(file: &Path) -> Result<(), Errno> {
     rustix::fs::access(file, Access::EXEC_OK)
 }
 
-/// Starts a process with our stdout and stderr.
+/// Starts a process.
 ///
 /// # Errors
 ///
@@ -189,17 +205,21 @@ pub(super) fn command_of<'a>(launch: &Launch<'a>) -> Result<(Command, &'a str), 
     // changed, and forks to do so.
     let mut command = Command::new(file);
     command.arg0(program).args(arguments);
-    environment(&mut command, launch);
+    surround(&mut command, launch).map_err(|source| SpawnError::new(program.as_str(), source))?;
     Ok((command, program))
 }
 
-/// Gives `command` the environment and stdin of `launch`.
-pub(super) fn environment(command: &mut Command, launch: &Launch<'_>) {
+/// Gives `command` the environment, stdin, stdout and stderr of `launch`.
+pub(super) fn surround(command: &mut Command, launch: &Launch<'_>) -> io::Result<()> {
     command.env_clear().envs(launch.env.iter().map(|(name, value)| (name, value)));
     command.stdin(match launch.stdin {
         StdinFrom::Null => Stdio::null(),
         StdinFrom::Inherit => Stdio::inherit(),
     });
+    if let OutputTo::Ends { stdout, stderr } = launch.output {
+        command.stdout(stdout.try_clone_to_owned()?).stderr(stderr.try_clone_to_owned()?);
+    }
+    Ok(())
 }
 
 /// Starts `command` as leader of a new group; the second part has its pipes.

@@ -102,7 +102,7 @@ pub fn stage(launch: &Launch<'_>, own_exe: &Path) -> Result<Stage, SpawnError> {
 
     let mut command = Command::new(own_exe);
     command.arg(SUBCOMMAND).arg("--").args(launch.argv);
-    process::environment(&mut command, launch);
+    process::surround(&mut command, launch).map_err(failed)?;
     command.stdin(Stdio::from(OwnedFd::from(theirs)));
     let (child, _) = process::start(&mut command, launch.child_lock).map_err(failed)?;
     let program = launch.argv.first().cloned().unwrap_or_default();

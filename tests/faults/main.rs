@@ -4,6 +4,7 @@
 //! else by strace, which gives a system call of the running supervisor another result. The table at
 //! the end of `docs/pains.md` says which test shows what.
 #![allow(clippy::disallowed_methods, reason = "process tests touch the world")]
+#![allow(clippy::print_stdout, reason = "it is told what was measured, and what was not run")]
 
 mod child;
 mod clients;

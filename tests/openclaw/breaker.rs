@@ -20,7 +20,7 @@ fn the_boot_that_would_come_without_channels_is_held_back() {
         crash(&keeper, &lab);
     }
 
-    keeper.expect("the start limit is reached");
+    keeper.expect("too many failures: one trial start in 300 s");
     let status = lab.status();
     assert_eq!((status.state.as_str(), status.crashes), ("half-open", 3));
     assert_eq!(lab.gateways().len(), 3);

@@ -10,7 +10,7 @@ use std::{
 
 use lockkeeper::sys::ledger_file;
 
-/// So long something may be on its way: a zombie to its reaper, a connection to its end.
+/// So long a zombie may be on its way to its reaper.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// What a process holds at one moment.
@@ -32,14 +32,12 @@ pub(crate) struct Held {
 type Measure = fn(&Held) -> f64;
 
 impl Held {
-    /// What it holds when what is on its way has come to its end: when it holds no more than
-    /// `first`, or after a second.
-    pub(crate) fn settled(process: &Child, state: &Path, first: Option<Self>) -> Self {
+    /// What it holds when its dead are reaped, or a second later.
+    pub(crate) fn settled(process: &Child, state: &Path) -> Self {
         let deadline = Instant::now() + SETTLE;
         loop {
             let held = Self::now(process.id(), state);
-            let allowed = first.map_or(held.descriptors, |first| first.descriptors);
-            if (held.zombies == 0.0 && held.descriptors <= allowed) || Instant::now() > deadline {
+            if held.zombies == 0.0 || Instant::now() > deadline {
                 return held;
             }
             thread::yield_now();
@@ -89,10 +87,6 @@ impl Series {
         self.0.push((restarts as f64, held));
     }
 
-    pub(crate) fn first(&self) -> Option<Held> {
-        self.0.first().map(|(_, held)| *held)
-    }
-
     /// The second half: in the first, code and buffers are used for the first time.
     fn last_half(&self) -> &[(f64, Held)] {
         &self.0[self.0.len() / 2..]
@@ -101,12 +95,14 @@ impl Series {
     /// Whether nothing grows but by chance: memory by at most `allowed` bytes over the last half.
     pub(crate) fn is_flat(&self, allowed: f64) -> Result<(), String> {
         let half = self.last_half();
-        let Some(((from, first), (to, last))) = half.first().zip(half.last()) else {
+        let Some(((from, _), (to, _))) = half.first().zip(half.last()) else {
             return Err("nothing was looked at".to_owned());
         };
         let grown = slope(half, |held| held.rss) * (to - from);
         let zombies = half.iter().map(|(_, held)| held.zombies).fold(0.0, f64::max);
-        let is_larger = |of: Measure| of(last) > of(first);
+        // The least of many looks: a connection or a stage may be there at any one of them.
+        let (third, fourth) = half.split_at(half.len() / 2);
+        let is_larger = |of: Measure| least(fourth, of) > least(third, of);
         let ledger = half.iter().map(|(_, held)| held.ledger).fold(0.0, f64::max);
         let wrong = [
             (grown > allowed, format!("memory: {grown:.0} B more over the last half")),
@@ -147,6 +143,10 @@ impl fmt::Display for Series {
         writeln!(f, "zombies: {}", most(|held| held.zombies))?;
         write!(f, "ledger: at most {:.0} KiB", kib(most(|held| held.ledger)))
     }
+}
+
+fn least(samples: &[(f64, Held)], of: Measure) -> f64 {
+    samples.iter().map(|(_, held)| of(held)).fold(f64::INFINITY, f64::min)
 }
 
 /// By least squares.

@@ -40,6 +40,7 @@ pub use self::{
     process::Process,
     rig::{Rig, probe},
     supervisor::Supervisor,
+    transcript::Transcript,
 };
 
 /// The orders of a child that does what it is told, and is ready at once.

@@ -4,7 +4,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io::{BufRead, BufReader},
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, process::CommandExt},
+    },
     path::PathBuf,
     process::{Command, Stdio},
     sync::{
@@ -47,6 +50,8 @@ pub struct Rig {
     env: Vec<(OsString, OsString)>,
     state_dir: PathBuf,
     stdin: Option<Arc<File>>,
+    stdout: Option<Arc<File>>,
+    stderr: Option<Arc<File>>,
     user: Option<u32>,
 }
 
@@ -65,6 +70,8 @@ impl Rig {
             env: Vec::new(),
             state_dir,
             stdin: None,
+            stdout: None,
+            stderr: None,
             user: None,
         };
         rig.env("RUST_BACKTRACE", "1")
@@ -131,6 +138,18 @@ impl Rig {
         self
     }
 
+    /// Another standard output than the file `stdout` in the test's folder.
+    pub fn stdout(mut self, file: impl Into<OwnedFd>) -> Self {
+        self.stdout = Some(Arc::new(File::from(file.into())));
+        self
+    }
+
+    /// Another standard error than the log of the [`Supervisor`], which then stays empty.
+    pub fn stderr(mut self, file: impl Into<OwnedFd>) -> Self {
+        self.stderr = Some(Arc::new(File::from(file.into())));
+        self
+    }
+
     /// Runs a copy of the supervisor as this user, who gets the test's folder.
     pub fn user(mut self, uid: u32) -> Self {
         let program = self.path("lockkeeper");
@@ -185,20 +204,24 @@ impl Rig {
 
     #[track_caller]
     fn spawn(&self, mut command: Command, owner: String) -> Supervisor {
-        let stdin = self.stdin.as_ref().map(|file| file.try_clone().expect("a descriptor"));
-        let stdout = File::create(self.path("stdout")).expect("a file for the output");
+        let given = |file: &Option<Arc<File>>| {
+            file.as_ref().map(|file| Stdio::from(file.try_clone().expect("a descriptor")))
+        };
+        let stdout = given(&self.stdout).unwrap_or_else(|| {
+            File::create(self.path("stdout")).expect("a file for the output").into()
+        });
         let spawned = command
             .env(OWNER, &owner)
-            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
+            .stdin(given(&self.stdin).unwrap_or_else(Stdio::null))
             .stdout(stdout)
-            .stderr(Stdio::piped())
+            .stderr(given(&self.stderr).unwrap_or_else(Stdio::piped))
             .spawn();
         let mut child = spawned.expect("the supervisor can be started");
-        let stderr = BufReader::new(child.stderr.take().expect("it was asked for"));
+        let stderr = child.stderr.take().map(BufReader::new);
         let log = Arc::new(Transcript::default());
         let writer = Arc::clone(&log);
         thread::spawn(move || {
-            for line in stderr.split(b'\n').map_while(Result::ok) {
+            for line in stderr.into_iter().flat_map(|s| s.split(b'\n')).map_while(Result::ok) {
                 writer.push(String::from_utf8_lossy(&line).into_owned());
             }
             writer.close();

@@ -22,7 +22,7 @@ use std::{
 };
 
 use lockkeeper::sys::{
-    process::{self as sys_process, Child, Launch, SpawnError, StdinFrom},
+    process::{self as sys_process, Child, Launch, OutputTo, SpawnError, StdinFrom},
     reaper::{self as sys_reaper, Reaped},
 };
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -59,7 +59,8 @@ impl Order {
     }
 
     fn launch<'a>(&'a self, child_lock: Option<BorrowedFd<'a>>) -> Launch<'a> {
-        Launch { argv: &self.argv, env: &self.env, stdin: StdinFrom::Null, child_lock }
+        let (argv, env) = (&self.argv[..], &self.env[..]);
+        Launch { argv, env, stdin: StdinFrom::Null, output: OutputTo::Inherit, child_lock }
     }
 
     fn spawn(&self) -> Result<Child, SpawnError> {

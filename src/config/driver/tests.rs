@@ -194,6 +194,28 @@ fn an_older_openclaw_has_its_own_signal_and_probe_and_no_judge() {
 }
 
 #[test]
+fn an_older_openclaw_has_no_launcher_no_successor_of_its_own_and_a_doubtful_exit_0() {
+    let setup = Setup::new().openclaw("2026.3.13");
+    let script = setup.path("lib/node_modules/openclaw/openclaw.mjs").display().to_string();
+    let settings = setup.command(&format!("node {script} gateway")).load().settings;
+    assert_eq!(settings.env.set["OPENCLAW_NODE_OPTIONS_READY"], "1");
+    assert_eq!(settings.env.set["OPENCLAW_SYSTEMD_UNIT"], "lockkeeper.service");
+    assert!(!settings.env.set.contains_key("OPENCLAW_SUPERVISOR_MODE"));
+    assert_eq!((settings.exit.restart, settings.exit.stop), (vec![0, 75], vec![]));
+    // It has no breaker: it may fail as often as any other program.
+    assert_eq!(settings.limit, Settings::default().limit);
+}
+
+#[test]
+fn the_start_limit_is_the_breaker_of_a_current_openclaw() {
+    let settings = Setup::new().command("openclaw gateway").openclaw("2026.9.6").load().settings;
+    let breaker = Contract::Current.breaker().expect("it has one");
+    assert_eq!(settings.limit.burst, breaker.unclean);
+    let times = [settings.limit.interval, settings.limit.retry, settings.backoff.reset_after];
+    assert!(times.iter().all(|time| time.to_string() == "5min"), "{times:?}");
+}
+
+#[test]
 fn the_entry_of_its_service_units_is_known_too() {
     let setup = Setup::new().openclaw("2026.9.6");
     let script = setup.path("lib/node_modules/openclaw/dist/index.js").display().to_string();

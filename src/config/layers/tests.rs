@@ -22,7 +22,8 @@ fn an_unknown_key_is_told_with_its_line_and_what_was_meant() {
     );
     assert_eq!(
         refusal("grace = \"60s\""),
-        "lockkeeper.toml:1: unknown key `grace`, did you mean `stop.grace` or `restart.grace`?"
+        "lockkeeper.toml:1: unknown key `grace`, did you mean `stop.grace` or `restart.grace` \
+         or `watchdog.grace`?"
     );
     assert_eq!(
         refusal("[park]\nxyzzy = 1"),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    config::{driver::openclaw_probe, probe::Probe},
+    config::{driver::openclaw_probe, probe::Probe, settings::Settings},
     protocol::{
         control::{Phase, RestartId, Verdict, millis},
         signal::Signal,
@@ -11,7 +11,7 @@ use crate::{
     restart::scheduler,
     supervisor::{
         event::{Action, Event, Goal, HungSign, Target},
-        ledger::Entry,
+        ledger::{Entry, StrikeTarget, last_lines},
         state::State,
     },
     sys::{
@@ -21,7 +21,10 @@ use crate::{
     },
 };
 
-use super::{Driver, child, environment, story::seconds};
+use super::{
+    Driver, child, environment,
+    story::{Remains, seconds},
+};
 
 impl Driver {
     pub(super) fn act(&mut self, action: Action) {
@@ -33,6 +36,7 @@ impl Driver {
                     self.story.warn(format!(
                         "generation {generation}: so many failed that it starts in safe mode"
                     ));
+                    self.story.record(Entry::Recovery { step: "safe-mode".to_owned() });
                 }
                 self.spawn(generation);
             }
@@ -58,10 +62,16 @@ impl Driver {
             Action::Signal { signal, to, .. } => self.signal_child(now, signal, to),
             // One that is out of date: the tree was found empty before it came to this.
             Action::Sweep { generation, .. } if generation != self.machine.generation() => {}
-            Action::Sweep { generation, signal } => {
-                if self.processes.sweep(signal) {
-                    self.machine.handle_event(now, Event::TreeEmpty { generation });
+            Action::Sweep { generation, signal } => match self.processes.sweep(signal) {
+                Some(found) => {
+                    let target = StrikeTarget::Leftovers;
+                    self.story.struck(Some(generation), signal, target, None, found);
                 }
+                None => self.machine.handle_event(now, Event::TreeEmpty { generation }),
+            },
+            Action::Evict { signal } => {
+                let found = self.processes.evict(signal);
+                self.story.struck(None, signal, StrikeTarget::Orphan, None, found);
             }
             Action::CheckHeart { generation } => {
                 if let Some(probe) = self.effective.settings.watchdog.probe() {
@@ -76,9 +86,11 @@ impl Driver {
                 self.upstream.status(status);
                 self.processes.await_orphan();
             }
-            Action::Evict { signal } => self.processes.evict(signal),
             Action::Judge { generation, beside } => self.judge(generation, beside),
-            Action::Recover { generation } => self.recover(generation),
+            Action::Recover { generation } => {
+                self.story.record(Entry::Recovery { step: "command".to_owned() });
+                self.recover(generation);
+            }
             Action::AnnounceReady { generation, first } => {
                 self.announce_ready(now, generation, first);
             }
@@ -94,9 +106,12 @@ impl Driver {
             }
             Action::Ended(outcome) => {
                 let asked = self.ended_for(outcome.goal);
-                let (pid, peak) = self.processes.last_end();
-                self.story.ended(now, &outcome, asked, pid, peak);
-                self.drain = None;
+                let (pid, peak_bytes) = self.processes.last_end();
+                let printed = self.output.take_last_lines();
+                let last_lines = if outcome.failed { last_lines(&printed) } else { Vec::new() };
+                let drain = self.drain.take();
+                let remains = Remains { pid, peak_bytes, drain, last_lines };
+                self.story.ended(now, &outcome, asked, remains);
                 self.says = None;
                 self.has_progressed = false;
                 let status = format!("generation {} ended by {}", outcome.generation, outcome.exit);
@@ -128,11 +143,11 @@ impl Driver {
             }
             (Target::Group | Target::Tree, _) => {
                 self.story.phase(now, "end", Phase::Ending);
-                self.story.warn(format!(
-                    "generation {}: out of time, {signal} to its {}",
-                    self.machine.generation(),
-                    if to == Target::Group { "group" } else { "whole tree" }
-                ));
+                let generation = Some(self.machine.generation());
+                let target =
+                    if to == Target::Group { StrikeTarget::Group } else { StrikeTarget::Tree };
+                let found = self.processes.whereabouts();
+                self.story.struck(generation, signal, target, self.drain.as_ref(), found);
             }
             (Target::Leader, _) => {}
         }
@@ -155,6 +170,7 @@ impl Driver {
             HungSign::Triggered => "it said so itself (WATCHDOG=trigger)".to_owned(),
         };
         self.story.warn(format!("generation {generation} is hung: {how}"));
+        self.story.record(Entry::Hung { generation, why: how });
         self.upstream.status(&format!("generation {generation} is hung"));
     }
 
@@ -184,8 +200,10 @@ impl Driver {
     }
 
     fn spawn(&mut self, generation: u64) {
-        let environment = self.environment.of(self.given(generation));
-        match self.processes.spawn(generation, &self.effective.settings.command, &environment) {
+        self.begin_with_next_settings();
+        let environment = self.environment.of(self.given(generation, &self.effective.settings));
+        let command = &self.effective.settings.command;
+        match self.processes.spawn(generation, command, &environment, self.output.to()) {
             Ok(child::Started::Running) => self.on_started(generation),
             // A staged successor becomes the command; a report follows.
             Ok(child::Started::Releasing) => {}
@@ -215,12 +233,14 @@ impl Driver {
         self.machine.handle_event(now, Event::SpawnFailed { generation, failure, boot });
     }
 
-    fn stage(&mut self, generation: u64) {
+    pub(super) fn stage(&mut self, generation: u64) {
         // Only a restart that was asked for is staged, and that is never one in safe mode.
         self.safe_mode = false;
-        let environment = self.environment.of(self.given(generation));
-        let command = &self.effective.settings.command;
-        if let Err(error) = self.processes.stage(generation, command, &environment) {
+        let settings = &self.next_settings().settings;
+        let environment = self.environment.with(settings).of(self.given(generation, settings));
+        let command = settings.command.clone();
+        let staging = self.processes.stage(generation, &command, &environment, self.output.to());
+        if let Err(error) = staging {
             self.on_staged(generation, Err(error.into()));
         }
     }
@@ -252,7 +272,8 @@ impl Driver {
         format!("{:032x}-{generation}", self.salt)
     }
 
-    fn given(&self, generation: u64) -> environment::Given<'_> {
+    /// What a generation is told that is started by these settings.
+    fn given(&self, generation: u64, settings: &Settings) -> environment::Given<'_> {
         environment::Given {
             notify: self.processes.notify_path(),
             control: self.processes.control_path(),
@@ -262,7 +283,7 @@ impl Driver {
             generation,
             expected_ms: self.story.expected_ms(),
             safe_mode: self.safe_mode,
-            watchdog: self.effective.settings.watchdog.heartbeat(),
+            watchdog: settings.watchdog.heartbeat(),
         }
     }
 

@@ -22,12 +22,13 @@ use crate::{
         clock, exit_watch,
         lock::{ChildLock, ChildRecord},
         probe,
-        process::{self, Launch, SpawnError, StdinFrom},
+        process::{self, Launch, OutputTo, SpawnError, StdinFrom},
         process_id::ProcessId,
         reaper::{self, Peek, Reaped},
         signals,
         stage::{self, Stage},
         tree::{self, Member},
+        whereabouts::{self, Found},
     },
 };
 
@@ -175,18 +176,24 @@ impl Processes {
         generation: u64,
         argv: &[String],
         env: &[(OsString, OsString)],
+        output: OutputTo<'_>,
     ) -> Result<Started, SpawnError> {
         self.stop_watching();
         if let Some(started) = self.release(generation) {
             return Ok(started);
         }
-        let child = process::spawn(&self.launch(argv, env))?;
+        let child = process::spawn(&self.launch(argv, env, output))?;
         self.lead(child.pid());
         Ok(Started::Running)
     }
 
-    fn launch<'a>(&'a self, argv: &'a [String], env: &'a [(OsString, OsString)]) -> Launch<'a> {
-        Launch { argv, env, stdin: self.stdin, child_lock: Some(self.child_lock.fd()) }
+    fn launch<'a>(
+        &'a self,
+        argv: &'a [String],
+        env: &'a [(OsString, OsString)],
+        output: OutputTo<'a>,
+    ) -> Launch<'a> {
+        Launch { argv, env, stdin: self.stdin, output, child_lock: Some(self.child_lock.fd()) }
     }
 
     fn lead(&mut self, pid: u32) {
@@ -227,9 +234,10 @@ impl Processes {
         generation: u64,
         argv: &[String],
         env: &[(OsString, OsString)],
+        output: OutputTo<'_>,
     ) -> Result<(), SpawnError> {
         self.drop_stage();
-        let mut stage = stage::stage(&self.launch(argv, env), &stage::own_exe())?;
+        let mut stage = stage::stage(&self.launch(argv, env, output), &stage::own_exe())?;
         let pid = stage.pid();
         self.left_out.push(pid);
         let reporter = self.reporter.clone();
@@ -245,6 +253,11 @@ impl Processes {
     /// Whether this is the successor that is being prepared.
     pub(super) fn is_staging(&self, pid: u32) -> bool {
         self.stage.as_ref().is_some_and(|slot| slot.pid == pid)
+    }
+
+    /// Whether a successor is being prepared, or waits.
+    pub(super) fn has_stage(&self) -> bool {
+        self.stage.is_some()
     }
 
     /// The successor waits.
@@ -292,10 +305,10 @@ impl Processes {
     pub(super) fn record_child(&mut self, generation: u64, command: &[String]) {
         let unrecorded = |leader: &&mut Leader| leader.announced && !leader.recorded;
         let Some(leader) = self.leader.as_mut().filter(unrecorded) else { return };
+        // Not known while no descriptor is to spare: a record without it would name nobody.
+        let Some(id) = ProcessId::now_at(leader.id.pid) else { return };
+        leader.id = id;
         leader.recorded = true;
-        if let Some(id) = ProcessId::now_at(leader.id.pid) {
-            leader.id = id;
-        }
         let record = ChildRecord {
             pid: leader.id.pid,
             start_time: leader.id.start_time,
@@ -519,15 +532,21 @@ impl Processes {
         self.members().iter().all(Member::is_dead)
     }
 
-    /// Signals what is left of the tree. True: nothing is left.
-    pub(super) fn sweep(&self, signal: Signal) -> bool {
+    /// Where the leader and the others of the tree are at this moment.
+    pub(super) fn whereabouts(&self) -> Found {
+        whereabouts::of_tree(self.leader_pid(), &self.members())
+    }
+
+    /// Signals what is left of the tree. Gives where it was before that; `None`: nothing is left.
+    pub(super) fn sweep(&self, signal: Signal) -> Option<Found> {
         if self.peek() == Peek::NoChildren {
-            return true;
+            return None;
         }
         let left: Vec<_> = self.members().into_iter().filter(|m| !m.is_dead()).collect();
         if left.is_empty() {
-            return true;
+            return None;
         }
+        let found = whereabouts::of_tree(None, &left);
         let mut names: Vec<_> = left
             .iter()
             .take(NAMED)
@@ -538,7 +557,7 @@ impl Processes {
         }
         tracing::info!("left behind by the child, {signal} to: {}", names.join(", "));
         tree::signal_members(&left, signal);
-        false
+        Some(found)
     }
 
     /// A process of ours that is no part of the tree.
@@ -554,7 +573,7 @@ impl Processes {
 
     // --- the child of an earlier supervisor ---
 
-    pub(super) fn has_orphan(&self) -> bool {
+    pub(super) fn find_orphan(&self) -> Option<orphan::Outlived> {
         let locked = match self.child_lock.try_lock() {
             Ok(locked) => locked,
             Err(error) => {
@@ -562,14 +581,15 @@ impl Processes {
                 false
             }
         };
-        !locked || !orphan::find(&self.child_lock).is_empty()
+        orphan::look(&self.child_lock, !locked)
     }
 
-    /// The first call asks the leader; each later one strikes all.
-    pub(super) fn evict(&mut self, signal: Signal) {
-        orphan::signal(&self.child_lock, signal, self.struck_orphan);
+    /// The first call asks the leader; each later one strikes all. Gives where they were before.
+    pub(super) fn evict(&mut self, signal: Signal) -> Found {
+        let found = orphan::signal(&self.child_lock, signal, self.struck_orphan);
         self.struck_orphan = true;
         self.await_orphan();
+        found
     }
 
     /// Waits until nothing is left of it.

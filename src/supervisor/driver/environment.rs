@@ -13,6 +13,8 @@ pub(super) type Variable = (OsString, OsString);
 /// What stays the same over all generations.
 #[derive(Debug)]
 pub(super) struct Environment {
+    ours: Vec<Variable>,
+    /// What a child gets of it, with the settings' changes.
     base: Vec<Variable>,
 }
 
@@ -32,7 +34,7 @@ pub(super) struct Given<'a> {
 }
 
 impl Environment {
-    pub(super) fn new(ours: impl IntoIterator<Item = Variable>, settings: &Settings) -> Self {
+    pub(super) fn new(ours: Vec<Variable>, settings: &Settings) -> Self {
         let stays = |(name, _): &Variable| {
             // A name that is not UTF-8 is none that we know.
             name.to_str().is_none_or(|name| {
@@ -41,9 +43,19 @@ impl Environment {
                     && !settings.env.set.contains_key(name)
             })
         };
-        let mut base: Vec<_> = ours.into_iter().filter(stays).collect();
+        let mut base: Vec<_> = ours.iter().filter(|v| stays(v)).cloned().collect();
         base.extend(settings.env.set.iter().map(|(k, v)| (k.into(), v.into())));
-        Self { base }
+        Self { ours, base }
+    }
+
+    /// The same by other settings.
+    pub(super) fn with(&self, settings: &Settings) -> Self {
+        Self::new(self.ours.clone(), settings)
+    }
+
+    /// Our own.
+    pub(super) fn ours(&self) -> &[Variable] {
+        &self.ours
     }
 
     /// Complete, for one generation.

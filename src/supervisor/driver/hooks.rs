@@ -1,6 +1,5 @@
-//! Commands beside the child: `restart.check`, `exit.judge`, `recovery.command`.
-
-use std::{future, task::Poll};
+//! Commands beside the child: `restart.check`, `exit.judge`, `recovery.command`; and the reader of
+//! the settings.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -9,7 +8,7 @@ use crate::{
     sys::{
         clock,
         hook::{Hook, Output},
-        process::{Launch, StdinFrom},
+        process::{Launch, OutputTo, SpawnError, StdinFrom},
         signals, tree,
     },
 };
@@ -39,7 +38,11 @@ enum Purpose {
     Check(RestartId),
     Judge { generation: u64, beside: bool },
     Recover { generation: u64 },
+    ReadSettings,
 }
+
+/// The most that the reader may print: a file of 1 MiB, and who decided each line of it.
+const MAX_PLAN: usize = 8 << 20;
 
 impl Hooks {
     pub(super) fn new(reporter: mpsc::Sender<Report>) -> Self {
@@ -51,9 +54,17 @@ impl Hooks {
         self.running.iter_mut().find(|hook| hook.pid == pid && hook.reaped.is_some())
     }
 
-    /// Kills what runs with its tree, and forgets what it was for. It is reaped as any orphan.
+    /// Kills what runs for the machine with its tree, and forgets what it was for. It is reaped as
+    /// any orphan.
     pub(super) fn abort(&mut self) {
-        self.running.drain(..).for_each(Running::kill);
+        let of_machine = |hook: &mut Running| hook.purpose != Purpose::ReadSettings;
+        self.running.extract_if(.., of_machine).for_each(Running::kill);
+    }
+
+    /// The same for the reader of the settings.
+    pub(super) fn abort_reader(&mut self) {
+        let of_nobody_else = |hook: &mut Running| hook.purpose == Purpose::ReadSettings;
+        self.running.extract_if(.., of_nobody_else).for_each(Running::kill);
     }
 
     /// Kills a judge that nobody waits for and that is still at an earlier exit: nothing else
@@ -79,13 +90,7 @@ impl Hooks {
             let Ok(exit) = exit else { return };
             // What it wrote is in the pipes by now; a process that it left behind may hold them
             // open, and is not waited for.
-            let mut rest = Box::pin(hook.output());
-            future::poll_fn(|cx| {
-                let _ = rest.as_mut().poll(cx);
-                Poll::Ready(())
-            })
-            .await;
-            drop(rest);
+            hook.read_rest();
             let output = hook.said();
             let _ = reporter.send(Report::HookEnded { pid, exit, output }).await;
         });
@@ -157,9 +162,21 @@ impl Driver {
         }
     }
 
+    /// Starts the reader of the settings, which sees what we saw at our start.
+    pub(super) fn start_reader(&mut self, argv: &[String]) -> Result<(), SpawnError> {
+        let env = self.environment.ours();
+        let (stdin, output) = (StdinFrom::Null, OutputTo::Inherit);
+        let launch = Launch { argv, env, stdin, output, child_lock: None };
+        let hook = Hook::spawn_keeping(&launch, MAX_PLAN)?;
+        self.processes.leave_out(hook.pid());
+        self.hooks.begin(hook, Purpose::ReadSettings);
+        Ok(())
+    }
+
     fn run_hook(&mut self, argv: &[String], purpose: Purpose) -> bool {
         let env = self.environment.of_hook();
-        let launch = Launch { argv, env, stdin: StdinFrom::Null, child_lock: None };
+        let (stdin, output) = (StdinFrom::Null, OutputTo::Inherit);
+        let launch = Launch { argv, env, stdin, output, child_lock: None };
         match Hook::spawn(&launch) {
             Ok(hook) => {
                 self.processes.leave_out(hook.pid());
@@ -203,6 +220,7 @@ impl Driver {
                     self.machine.handle_event(now, Event::Judged { generation, judgement });
                 }
             }
+            Purpose::ReadSettings => self.on_settings_read(exit, output),
             Purpose::Recover { generation } => {
                 tracing::info!("the recovery command ended by {exit}{words}");
                 self.machine.handle_event(now, Event::RecoveryFinished { generation });

@@ -9,16 +9,50 @@ use std::{collections::HashSet, ffi::OsStr, sync::Arc, time::Duration};
 
 use crate::{
     protocol::{env, signal::Signal},
-    sys::{clock, exit_watch, lock::ChildLock, process_id::ProcessId, signals, tree},
+    sys::{
+        clock, exit_watch,
+        lock::ChildLock,
+        process_id::ProcessId,
+        signals, tree,
+        whereabouts::{self, Found},
+    },
 };
 
 /// After so long an orphan is looked at again that cannot be watched.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// That there is one, and how that is known.
+#[derive(Debug)]
+pub(super) struct Outlived {
+    /// Its main process, or one of its processes; nothing if only the lock tells of it.
+    pub(super) pid: Option<u32>,
+    /// `lock`, `record`, `environment`.
+    pub(super) signs: Vec<String>,
+}
+
+/// Looks for one. `is_locked`: the child lock could not be had.
+pub(super) fn look(lock: &ChildLock, is_locked: bool) -> Option<Outlived> {
+    let record = recorded(lock);
+    let found = find(lock);
+    if found.is_empty() && !is_locked {
+        return None;
+    }
+    let environment = by_environment(lock).any(|id| found.contains(&id));
+    let signs = [("lock", is_locked), ("record", record.is_some()), ("environment", environment)];
+    let signs = signs.into_iter().filter(|(_, tells)| *tells).map(|(sign, _)| sign.to_owned());
+    let main = record.filter(|id| found.contains(id));
+    let pid = main.map(|id| id.pid).or_else(|| found.iter().map(|id| id.pid).min());
+    Some(Outlived { pid, signs: signs.collect() })
+}
+
+fn by_environment(lock: &ChildLock) -> impl Iterator<Item = ProcessId> {
+    tree::with_environment(OsStr::new(env::LOCK), lock.path().as_os_str()).into_iter()
+}
+
 /// Every process that belongs to the child of an earlier supervisor.
 pub(super) fn find(lock: &ChildLock) -> HashSet<ProcessId> {
     let mut found: HashSet<_> = tree::holders_of(lock.path()).into_iter().collect();
-    found.extend(tree::with_environment(OsStr::new(env::LOCK), lock.path().as_os_str()));
+    found.extend(by_environment(lock));
     found.extend(recorded(lock));
     let own = ancestors();
     found.retain(|id| !own.contains(&id.pid));
@@ -47,8 +81,9 @@ fn ancestors() -> Vec<u32> {
     line
 }
 
-/// Sends a signal of the ladder: the first one to the leader, the harder ones to all.
-pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) {
+/// Sends a signal of the ladder: the first one to the leader, the harder ones to all. Gives where
+/// they were before that.
+pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) -> Found {
     let found = find(lock);
     // Not one that is above us: it is not among those found.
     let leader = recorded(lock).filter(|id| !to_all && found.contains(id));
@@ -56,6 +91,7 @@ pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) {
         Some(leader) => vec![leader],
         None => found.into_iter().collect(),
     };
+    let whereabouts = whereabouts::of(&targets.iter().map(|id| id.pid).collect::<Vec<_>>());
     let pids: Vec<_> = targets.iter().map(|id| id.pid.to_string()).collect();
     tracing::warn!(
         "an earlier supervisor's child still lives, {signal} to pid {}",
@@ -66,6 +102,7 @@ pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) {
             tracing::debug!("{signal} to pid {}: {error}", id.pid);
         }
     }
+    whereabouts
 }
 
 /// Resolves when nothing is left of it and the child lock is ours. Cancel-safe.

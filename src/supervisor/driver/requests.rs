@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-use super::{Driver, EXTEND_BY, command_of};
+use super::{Driver, EXTEND_BY, command_of, story};
 
 /// The restart that opened the scheduler's slot.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +68,7 @@ impl Driver {
             self.on_restart_signal(&received, Mode::InProcess);
         } else if signal == Signal::Hup {
             self.keep_place();
-            tracing::info!(
-                "SIGHUP by {}: the settings are read at the start; to apply them, start anew",
-                sender(&received)
-            );
+            self.request_reload(sender(&received), None);
         } else {
             self.processes.forward(signal);
         }
@@ -247,6 +244,10 @@ impl Driver {
                 }
                 reply.send(Body::Answer(answer));
             }
+            Verb::Reload => {
+                let by = self.peer(&peer);
+                self.request_reload(by, Some(reply));
+            }
             Verb::Stop { wait } => {
                 let by = self.peer(&peer);
                 self.stop(&by, "");
@@ -368,7 +369,10 @@ impl Driver {
             let is_starting = self.machine.state() == State::Starting;
             self.has_progressed |= is_starting && self.says.as_ref() != Some(text);
             self.says = Some(text.clone());
-            self.upstream.status(&format!("generation {generation}: {text}"));
+            // Of a drain we tell ourselves, from what it tells of its progress.
+            if !matches!(self.machine.state(), State::Draining(_)) || self.drain.is_none() {
+                self.upstream.status(&format!("generation {generation}: {text}"));
+            }
         }
         if let Some(main) = said.main_pid
             && !self.processes.set_main(main)
@@ -398,13 +402,17 @@ impl Driver {
             let further = self.drain.as_ref().is_none_or(|before| drain.is_further_than(before));
             if further {
                 self.has_progressed = true;
-                self.story.progress(drain.clone());
+                self.story.progress(now, drain.clone());
                 if self.machine.is_stopping() {
                     // Only for real progress: a stuck drain still dies by the manager's hand.
                     self.upstream.extend_timeout(EXTEND_BY);
                 }
             }
-            self.drain = Some(drain.clone());
+            let told = story::told_drain(generation, drain);
+            let before = self.drain.replace(drain.clone());
+            if before.is_none_or(|before| story::told_drain(generation, &before) != told) {
+                self.upstream.status(&told);
+            }
         }
         // Only for real progress since it last asked: a child that merely asks gets no more time.
         if let Some(by) = said.extend_timeout.filter(|_| self.has_progressed) {

@@ -10,12 +10,16 @@ use crate::{
         control::{Body, Phase, Requester, RestartId, Verdict, millis},
         env::RESTART_EXPECTED_DEFAULT_MS,
         notify::DrainProgress,
+        signal::Signal,
     },
     supervisor::{
         event::{Goal, Outcome, Then},
-        ledger::{Entry, PhaseTime, Record, Request},
+        ledger::{
+            self, Entry, MAX_STEPS, PhaseTime, Record, Request, Strike, StrikeTarget,
+            told_blockers, told_left,
+        },
     },
-    sys::{clock, control::Reply, ledger_file::LedgerFile},
+    sys::{clock, control::Reply, ledger_file::LedgerFile, whereabouts::Found},
 };
 
 /// Of a burst of requests, so many are written one by one; the rest is counted.
@@ -34,7 +38,22 @@ struct Open {
     begun: bool,
     phase: Option<(&'static str, Instant)>,
     phases: Vec<PhaseTime>,
+    /// The phase that the draining child told last.
+    step: Option<(String, Instant)>,
+    /// Those before it.
+    steps: Vec<PhaseTime>,
     joined: u32,
+}
+
+/// What is known of a child that has ended.
+#[derive(Debug, Default)]
+pub(super) struct Remains {
+    pub(super) pid: u32,
+    pub(super) peak_bytes: Option<u64>,
+    /// What it last told of its drain.
+    pub(super) drain: Option<DrainProgress>,
+    /// What it printed last, oldest first, if that was captured.
+    pub(super) last_lines: Vec<String>,
 }
 
 /// A line that waits to be written.
@@ -49,7 +68,8 @@ enum Told {
 #[derive(Debug)]
 pub(super) struct Story {
     ledger: LedgerFile,
-    ledger_failed: bool,
+    /// How many lines could not be written since the last one that could.
+    lost: u64,
     /// What was told and not written yet: writing waits until the child has what it needs.
     untold: Vec<Told>,
     next_id: u64,
@@ -65,7 +85,7 @@ impl Story {
     pub(super) fn new(ledger: LedgerFile, next_id: RestartId) -> Self {
         Self {
             ledger,
-            ledger_failed: false,
+            lost: 0,
             untold: Vec::new(),
             next_id: next_id.0,
             open: Vec::new(),
@@ -114,14 +134,29 @@ impl Story {
 
     /// Appends a line. The ledger is best effort: a full disk must not touch the child.
     fn append(&mut self, record: &Record) {
-        let Ok(line) = serde_json::to_string(record) else { return };
-        match self.ledger.append(&line) {
-            Ok(()) => self.ledger_failed = false,
-            Err(error) if !self.ledger_failed => {
-                self.ledger_failed = true;
-                tracing::warn!("ledger: {error}; what happens now is told in this log alone");
+        if self.lost > 0 {
+            let lines = self.lost;
+            let lost = Record { at: record.at, entry: Entry::Lost { lines } };
+            if self.append_line(&lost) {
+                self.lost = 0;
+                tracing::warn!("ledger: it can be written again; {lines} lines were lost");
             }
-            Err(_) => {}
+        }
+        if self.lost > 0 || !self.append_line(record) {
+            self.lost += 1;
+        }
+    }
+
+    fn append_line(&mut self, record: &Record) -> bool {
+        let Ok(line) = serde_json::to_string(record) else { return false };
+        match self.ledger.append(&line) {
+            Ok(()) => true,
+            Err(error) => {
+                if self.lost == 0 {
+                    tracing::warn!("ledger: {error}; what happens now is told in this log alone");
+                }
+                false
+            }
         }
     }
 
@@ -172,9 +207,17 @@ impl Story {
     }
 
     fn begin(&mut self, now: Instant, id: RestartId, asked: bool, begun: bool) {
-        let open =
-            Open { id, since: now, asked, begun, phase: None, phases: Vec::new(), joined: 0 };
-        self.open.push(open);
+        self.open.push(Open {
+            id,
+            since: now,
+            asked,
+            begun,
+            phase: None,
+            phases: Vec::new(),
+            step: None,
+            steps: Vec::new(),
+            joined: 0,
+        });
     }
 
     /// A restart is due.
@@ -209,7 +252,10 @@ impl Story {
     }
 
     /// The child told how far its drain is.
-    pub(super) fn progress(&mut self, drain: DrainProgress) {
+    pub(super) fn progress(&mut self, now: Instant, drain: DrainProgress) {
+        for open in self.open.iter_mut().filter(|open| open.begun) {
+            open.begin_step(now, &drain.phase);
+        }
         self.tell_all(&Body::Event(Phase::Progress(drain)));
     }
 
@@ -219,14 +265,38 @@ impl Story {
         }
     }
 
+    /// A step of the kill ladder is about to be taken, against those of `found`.
+    pub(super) fn struck(
+        &mut self,
+        generation: Option<u64>,
+        signal: Signal,
+        target: StrikeTarget,
+        drain: Option<&DrainProgress>,
+        found: Found,
+    ) {
+        let who = generation.map(|n| format!("generation {n}: ")).unwrap_or_default();
+        let first = found.processes.first().map(|process| format!("; {process}"));
+        self.warn(format!("{who}{signal} to {target}{}", first.unwrap_or_default()));
+        let DrainProgress { phase, blockers, .. } = drain.cloned().unwrap_or_default();
+        let Found { processes, more } = found;
+        self.record(Entry::Struck(Strike {
+            generation,
+            signal,
+            target,
+            phase,
+            blockers,
+            processes,
+            more,
+        }));
+    }
+
     /// The incident that a child's end belongs to: the one that asked for it, or a new one.
     pub(super) fn ended(
         &mut self,
         now: Instant,
         outcome: &Outcome,
         asked: Option<RestartId>,
-        pid: u32,
-        peak_bytes: Option<u64>,
+        remains: Remains,
     ) {
         let id = match asked {
             Some(id) => id,
@@ -243,10 +313,14 @@ impl Story {
         };
         let ran_for = seconds(ran);
         let next = told_then(then);
+        let Remains { pid, peak_bytes, drain, last_lines } = remains;
+        let drain = drain.filter(|_| cut);
+        let lost = drain.as_ref().map(told_cut).unwrap_or_default();
         self.say(format!(
-            "{id}: generation {generation} ended by {exit} after {ran_for}{why}; {next}"
+            "{id}: generation {generation} ended by {exit} after {ran_for}{why}{lost}; {next}"
         ));
         let ran_ms = millis(ran);
+        let last_lines = ledger::last_lines(if failed || cut { &last_lines[..] } else { &[] });
         self.record(Entry::Ended {
             id,
             generation,
@@ -258,6 +332,8 @@ impl Story {
             cut,
             failed,
             then,
+            drain,
+            last_lines,
         });
         match then {
             Then::Leave(_) => self.tell_all(&Body::Event(Phase::Gone { exit })),
@@ -330,11 +406,46 @@ impl Story {
 
 impl Open {
     fn end_phase(&mut self, now: Instant) {
+        self.end_step(now);
+        let steps = std::mem::take(&mut self.steps);
         if let Some((name, since)) = self.phase.take() {
             let ms = millis(now.saturating_duration_since(since));
-            self.phases.push(PhaseTime { name: name.to_owned(), ms });
+            self.phases.push(PhaseTime { name: name.to_owned(), ms, steps });
         }
     }
+
+    /// The draining child is at this phase: the one before it, if another, has ended.
+    fn begin_step(&mut self, now: Instant, name: &str) {
+        let is_same = self.step.as_ref().is_some_and(|(present, _)| present == name);
+        let is_full = self.steps.len() + 1 >= MAX_STEPS && self.step.is_some();
+        if name.is_empty() || is_same || is_full {
+            return;
+        }
+        self.end_step(now);
+        self.step = Some((name.to_owned(), now));
+    }
+
+    fn end_step(&mut self, now: Instant) {
+        if let Some((name, since)) = self.step.take() {
+            let ms = millis(now.saturating_duration_since(since));
+            self.steps.push(PhaseTime { name, ms, steps: Vec::new() });
+        }
+    }
+}
+
+/// `, 1 run cut: run 17`.
+fn told_cut(drain: &DrainProgress) -> String {
+    let Some(left) = told_left(drain) else { return String::new() };
+    let blockers = told_blockers(&drain.blockers).map(|names| format!(": {names}"));
+    format!(", {left} cut{}", blockers.unwrap_or_default())
+}
+
+/// What the service manager is told of a drain: `generation 2 draining: finish, 3 left: run 42`.
+pub(super) fn told_drain(generation: u64, drain: &DrainProgress) -> String {
+    let blockers = told_blockers(&drain.blockers).map(|names| format!(": {names}"));
+    let phase = if drain.phase.is_empty() { "" } else { &format!("{}, ", drain.phase) };
+    let left = drain.total_left();
+    format!("generation {generation} draining: {phase}{left} left{}", blockers.unwrap_or_default())
 }
 
 fn told_then(then: Then) -> String {

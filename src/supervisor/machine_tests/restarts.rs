@@ -176,12 +176,15 @@ fn a_successor_that_cannot_be_staged_leads_to_a_restart_in_process() {
 
 #[test]
 fn a_successor_that_cannot_be_staged_leaves_a_child_alone_that_cannot_restart_in_process() {
-    let mut hand = Hand::ready(Policy::default());
-    hand.restart(1);
-    hand.staged(false);
-    let handlers = Handlers { in_process: Handler::Absent, ..CAUGHT };
-    assert_eq!(hand.handlers(handlers), [Action::DropStage, refused(1, Refusal::NotStaged)]);
-    assert_eq!(hand.state(), State::Ready);
+    // Unknown: nobody can look while no descriptor is to spare, which is why nothing was staged.
+    for in_process in [Handler::Absent, Handler::Unknown] {
+        let mut hand = Hand::ready(Policy::default());
+        hand.restart(1);
+        hand.staged(false);
+        let handlers = Handlers { in_process, ..CAUGHT };
+        assert_eq!(hand.handlers(handlers), [Action::DropStage, refused(1, Refusal::NotStaged)]);
+        assert_eq!(hand.state(), State::Ready);
+    }
 }
 
 #[test]

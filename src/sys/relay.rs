@@ -1,0 +1,267 @@
+//! Writes for us what may have to wait: to a full pipe, a stopped terminal, a slow disk.
+//!
+//! A thread of its own writes what stands in a bounded queue. Who has something to say puts it
+//! there, which never waits: what finds no room is dropped and counted. Our descriptors are not
+//! made non-blocking for this, as they are shared with whoever gave them to us.
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    io::{self, Write},
+    mem,
+    os::fd::OwnedFd,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::sync::Notify;
+
+/// Enough for a thread that writes from a buffer that it is given.
+const STACK: usize = 64 * 1024;
+/// A buffer that has grown beyond this is given back, in bytes.
+const KEPT: usize = 64 * 1024;
+
+/// What was lost since it was last asked for.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// So many bytes.
+    pub bytes: u64,
+    /// What the system said to the last write that failed. `None`: the reader does not keep up.
+    pub error: Option<io::Error>,
+}
+
+impl Lost {
+    /// Why, for people.
+    pub fn why(&self) -> String {
+        match &self.error {
+            Some(error) => error.to_string(),
+            None => "the reader does not keep up".to_owned(),
+        }
+    }
+}
+
+/// The way into the queue. Dropped, the thread ends when it has written what is there.
+#[derive(Debug)]
+pub struct Relay {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is something to write, or nobody writes any more.
+    filled: Condvar,
+    /// All was written.
+    emptied: Condvar,
+    /// Something was lost.
+    lost: Arc<Notify>,
+}
+
+/// What waits to be written.
+#[derive(Debug)]
+struct Queue {
+    waiting: Vec<u8>,
+    capacity: usize,
+    /// The last byte that was taken ends a line, or there was none.
+    at_line_start: bool,
+    /// The end of a line was dropped, and more of that line may come.
+    in_dropped_line: bool,
+    /// The thread has taken what waited, and writes it.
+    is_writing: bool,
+    is_closed: bool,
+    lost: Lost,
+}
+
+impl Relay {
+    /// Starts the thread `name`, which writes to `sink`. At most `capacity` bytes wait. `lost` is
+    /// told of what is lost.
+    ///
+    /// A write that fails costs what it was to write; the next is tried again.
+    ///
+    /// # Errors
+    ///
+    /// The system has no thread to spare.
+    pub fn start(
+        name: &str,
+        sink: impl Write + Send + 'static,
+        capacity: usize,
+        lost: Arc<Notify>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue::new(capacity)),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+            lost,
+        });
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+        thread.spawn(move || theirs.write_all(sink))?;
+        Ok(Self { shared })
+    }
+
+    /// Puts `bytes` into the queue. Never waits. Of what has no room whole lines are dropped, as
+    /// far as it has lines; where a line had begun already, it is ended.
+    pub fn push(&self, bytes: &[u8]) {
+        let lost = {
+            let mut queue = self.shared.lock();
+            let lost = queue.take_in(bytes);
+            if !queue.waiting.is_empty() {
+                self.shared.filled.notify_one();
+            }
+            lost
+        };
+        if lost > 0 {
+            self.shared.lost.notify_one();
+        }
+    }
+
+    /// What was lost since the last call.
+    pub fn take_lost(&self) -> Option<Lost> {
+        let mut queue = self.shared.lock();
+        (queue.lost.bytes > 0).then(|| mem::take(&mut queue.lost))
+    }
+
+    /// Whether so many bytes would find room now.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let queue = self.shared.lock();
+        queue.waiting.len() + bytes <= queue.capacity
+    }
+
+    /// Waits until all was written, at most so long. True if it was.
+    pub fn flush_within(&self, limit: Duration) -> bool {
+        let is_busy = |queue: &mut Queue| queue.is_writing || !queue.waiting.is_empty();
+        let waited = self.shared.emptied.wait_timeout_while(self.shared.lock(), limit, is_busy);
+        let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !queue.is_writing && queue.waiting.is_empty()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shared.lock().is_closed = true;
+        self.shared.filled.notify_one();
+    }
+}
+
+impl Shared {
+    /// The thread.
+    fn write_all(&self, mut sink: impl Write) {
+        let mut batch = Vec::new();
+        loop {
+            {
+                let mut queue = self.lock();
+                queue.is_writing = false;
+                if queue.waiting.is_empty() {
+                    self.emptied.notify_all();
+                }
+                let is_idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closed;
+                let filled = self.filled.wait_while(queue, is_idle);
+                queue = filled.unwrap_or_else(PoisonError::into_inner);
+                if queue.waiting.is_empty() {
+                    return;
+                }
+                mem::swap(&mut batch, &mut queue.waiting);
+                queue.is_writing = true;
+            }
+            if let Err((left, error)) = write(&mut sink, &batch) {
+                let mut queue = self.lock();
+                queue.lost.bytes += left as u64;
+                queue.lost.error = Some(error);
+                drop(queue);
+                self.lost.notify_one();
+            }
+            batch.clear();
+            batch.shrink_to(KEPT);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn new(capacity: usize) -> Self {
+        Self {
+            waiting: Vec::new(),
+            capacity,
+            at_line_start: true,
+            in_dropped_line: false,
+            is_writing: false,
+            is_closed: false,
+            lost: Lost::default(),
+        }
+    }
+
+    /// Takes what has room. Gives how many bytes were dropped.
+    fn take_in(&mut self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        if mem::take(&mut self.in_dropped_line) {
+            // Not further than this piece: what has no lines must not be dropped for ever.
+            rest = &rest[end_of_line(rest).unwrap_or(rest.len())..];
+        }
+        let room = self.capacity.saturating_sub(self.waiting.len());
+        let fits = if rest.len() <= room { rest.len() } else { end_of_last_line(&rest[..room]) };
+        let (taken, dropped) = rest.split_at(fits);
+        self.waiting.extend_from_slice(taken);
+        if let Some(last) = taken.last() {
+            self.at_line_start = *last == b'\n';
+        }
+        if let Some(last) = dropped.last() {
+            self.in_dropped_line = *last != b'\n';
+            if !mem::replace(&mut self.at_line_start, true) {
+                self.waiting.push(b'\n');
+            }
+        }
+        let lost = bytes.len() - fits;
+        self.lost.bytes += lost as u64;
+        lost
+    }
+}
+
+/// A descriptor as a sink: written to as it is, blocking or not.
+#[derive(Debug)]
+pub struct Descriptor(pub OwnedFd);
+
+impl Write for Descriptor {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match rustix::io::write(&self.0, bytes) {
+            // Whoever shares it has made it non-blocking.
+            Err(rustix::io::Errno::AGAIN) => {
+                poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None)?;
+                Err(io::ErrorKind::Interrupted.into())
+            }
+            written => Ok(written?),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes all, or tells how much was not written and why.
+fn write(sink: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match sink.write(rest) {
+            Ok(0) => return Err((rest.len(), io::ErrorKind::WriteZero.into())),
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((rest.len(), error)),
+        }
+    }
+    Ok(())
+}
+
+fn end_of_line(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1)
+}
+
+fn end_of_last_line(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+}
+
+#[cfg(test)]
+mod tests;
