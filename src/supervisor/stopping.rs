@@ -155,11 +155,12 @@ impl Supervisor {
     /// A child of an earlier supervisor lives.
     pub(super) fn on_orphan(&mut self, now: Instant) {
         match self.policy.orphan {
-            Orphan::End => self.evict(now, Rung::Asked),
-            Orphan::Wait => {
+            Orphan::Wait if self.restart.is_none() => {
                 self.state = State::Awaiting;
                 self.actions.push_back(Action::AwaitOrphan);
             }
+            // Who asked for a restart already means this one.
+            Orphan::End | Orphan::Wait => self.evict(now, Rung::Asked),
         }
     }
 

@@ -1,9 +1,15 @@
 //! When two states are the same: the machine's and the world's together, as few bytes.
 //!
-//! What is left out cannot matter: instants count from now, a generation from the present one, an
-//! old failure as none; of `sent` only what is in it is looked at, of `kills` only whether there
-//! were too many. The count of failures in a row and the dice set the time of a backoff alone, and
-//! under the policies of this test they cannot change it.
+//! What is left out cannot matter:
+//!
+//! - instants count from now, a generation from the present one, a failure that is old as none;
+//! - how often something was sent or killed counts only as far as it is looked at;
+//! - what is told of the present child (`alive`, `was_ready`, `sent`, ...) is set anew for the next
+//!   one, and is nothing while there is none; of `sent`, a dead child's end alone is looked for;
+//! - how a restart is to be done, once it was told; failures, once no start can follow;
+//! - everything, once the machine is done: that nothing follows is tried on each such state;
+//! - failures in a row and the dice, which set the time of a backoff alone: under the policies of
+//!   this test they cannot change it.
 
 use std::{
     hash::{Hash, Hasher},
@@ -38,11 +44,12 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn hist(&self) -> [u8; 3] {
-        [self.bytes[0], self.bytes[1], self.bytes[5]]
-    }
     pub(super) fn of(machine: &Supervisor, world: &World, now: Instant, boot: Duration) -> Self {
         let mut to = Writer { bytes: [0; LENGTH], length: 0 };
+        if world.left.is_some() {
+            to.state(machine.state);
+            return Self { bytes: to.bytes };
+        }
         to.machine(machine, now, boot);
         to.world(world);
         Self { bytes: to.bytes }
@@ -119,21 +126,32 @@ impl Writer {
         } = machine;
         assert!(actions.is_empty(), "a key is of a machine that waits");
         self.state(*state);
-        self.bits([*spawn_queued, *alive, *ever_spawned, *ever_ready, *was_ready, *reloading]);
+        let has_child = state.has_child();
+        let stopping = *stops > 0;
+        let was_ready = *was_ready && !stopping && (has_child || ended.is_some());
+        let alive = *alive && has_child;
+        self.bits([*spawn_queued, alive, *ever_spawned, *ever_ready, was_ready, *reloading]);
         let memory = failures.memory();
-        let mended = failures.is_mended(boot, &policy.recovery);
-        self.bits([mended, failures.trial, *generation > 0, *heart_asked, *safe_mode]);
-        self.bits(
-            [Signal::Term, Signal::Usr1, Signal::Usr2, Signal::Kill].map(|s| sent.contains(&s)),
-        );
+        let mended = policy.recovery.command && failures.is_mended(boot, &policy.recovery);
+        let [mended, trial, safe_mode] =
+            [mended, failures.trial, *safe_mode].map(|is| is && !stopping);
+        let heart_asked = *heart_asked && *state == State::Ready;
+        self.bits([mended, trial, safe_mode, heart_asked, *generation > 0]);
+        let matters = |signal: Signal| match ended {
+            Some(ended) => ended.exit.is_signal(signal),
+            None => has_child,
+        };
+        let signals = [Signal::Term, Signal::Usr1, Signal::Usr2, Signal::Kill];
+        self.bits(signals.map(|signal| sent.contains(&signal) && matters(signal)));
         self.byte(u8::try_from(*stops).unwrap_or(u8::MAX));
         self.byte((*kills).min(MAX_KILLS + 1) as u8);
         let is_fresh = |at: &&Duration| boot.saturating_sub(**at) <= policy.limit.interval;
-        let fresh = memory.recent.iter().filter(is_fresh).count() as u8;
-        self.byte(fresh << 4 | *silent as u8);
+        let fresh = memory.recent.iter().filter(|at| !stopping && is_fresh(at)).count() as u8;
+        let silent = if *state == State::Ready { *silent as u8 } else { 0 };
+        self.byte(fresh << 4 | silent);
         // Only where nothing else slows the starts down.
-        let in_a_row = memory.in_a_row.min(2) as u8;
-        self.byte(if policy.backoff.max.is_zero() { in_a_row } else { 0 });
+        let slows = policy.backoff.max.is_zero() && !stopping;
+        self.byte(if slows { memory.in_a_row.min(2) as u8 } else { 0 });
         // It is set anew where it matters.
         let is_patient = matches!(state, State::Starting | State::Draining(_));
         self.time(patience_end.filter(|_| is_patient), now);
@@ -197,7 +215,8 @@ impl Writer {
         let Restart { ids, mode, force, cut, step } = restart;
         self.byte(1 + ids.len() as u8);
         ids.iter().for_each(|id| self.byte(id.0 as u8));
-        self.bits([*mode == Mode::InProcess, *force, *cut]);
+        let is_told = *step == Step::Told;
+        self.bits([*mode == Mode::InProcess && !is_told, *force && !is_told, *cut]);
         self.byte(match step {
             Step::Held => 0,
             Step::Checking => 1,

@@ -10,8 +10,8 @@
 //! The machine is compiled from the product's own files, so that its private state is seen, and so
 //! that [`mutants`] can do the same with a copy in which one guard is wrong.
 //!
-//! `LOCKKEEPER_EXPLORE=deep` explores more: three requests at once, a fourth stop, and every fact
-//! also at the very moment of a deadline.
+//! `LOCKKEEPER_EXPLORE=deep` explores more: one more request at once, a fourth stop, and every
+//! fact also at the very moment of a deadline.
 
 // What the machine's files show to the rest of the product is used in part here.
 #![allow(dead_code, unreachable_pub)]
@@ -55,6 +55,7 @@ explored! {
     openclaw,
     in_process,
     checked,
+    coalesced,
     park_and_stay,
     at_once,
     held,

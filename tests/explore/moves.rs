@@ -60,6 +60,42 @@ pub(super) enum Move {
     OrphanGone,
 }
 
+impl Move {
+    /// Whether it makes the machine ask for something that a stop may find unfetched.
+    pub(super) fn may_be_overtaken(self) -> bool {
+        match self {
+            Self::Tick
+            | Self::Ask { force: false, .. }
+            | Self::Spawned
+            | Self::SpawnFailed(_)
+            | Self::Ready
+            | Self::Exit { alone: true, .. }
+            | Self::TreeEmpty
+            | Self::Checked { .. }
+            | Self::Staged { .. }
+            | Self::Judged(_)
+            | Self::Recovered
+            | Self::OrphanGone
+            | Self::Begin { .. } => true,
+            Self::Ask { force: true, .. }
+            | Self::Exit { alone: false, .. }
+            | Self::Recall
+            | Self::AskAgain
+            | Self::Withdraw
+            | Self::Stop
+            | Self::Oversleep
+            | Self::Sleep
+            | Self::Handlers(_)
+            | Self::Reloading
+            | Self::Beat
+            | Self::BeatMissed
+            | Self::Trigger
+            | Self::Extend
+            | Self::LeftoverReaped => false,
+        }
+    }
+}
+
 /// In which company a move comes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Company {

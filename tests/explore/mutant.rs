@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
             continue;
         }
-        match search::explore(&policies::named(name), policies::Bounds::from_env()) {
+        match search::explore(&policies::named(name), policies::Bounds::usual()) {
             Ok(found) => println!("{name}: {found}"),
             Err(violation) => {
                 println!("{name}: {violation}");

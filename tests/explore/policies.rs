@@ -4,15 +4,18 @@
 
 use std::time::Duration;
 
-use crate::protocol::exit::{self, ChildExit};
+use crate::protocol::{
+    control::Mode,
+    exit::{self, ChildExit},
+};
 
 use super::policy::{HeartVia, LimitThen, Orphan, Park, Policy, ReadyVia, Respawn};
 
 /// How far the exploration goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Restart requests that are open at once.
-    pub(super) requests: usize,
+    /// Restart requests that are open at once, beyond the policy's own.
+    pub(super) more_requests: usize,
     /// Stops.
     pub(super) stops: u8,
     /// Facts come also at the moment of a deadline, ahead of it.
@@ -24,15 +27,14 @@ impl Bounds {
     #[allow(clippy::disallowed_methods)]
     pub fn from_env() -> Self {
         if std::env::var_os("LOCKKEEPER_EXPLORE").is_some_and(|bounds| bounds == "deep") {
-            return Self { requests: 3, stops: 4, at_deadlines: true };
+            return Self { more_requests: 1, stops: 4, at_deadlines: true };
         }
-        let n = |k: &str, d: u8| std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
-        Self { requests: n("REQ", 1).into(), stops: n("STO", 3), at_deadlines: false }
+        Self::usual()
     }
 
     /// What is explored in each run of the tests.
     pub fn usual() -> Self {
-        Self { requests: 2, stops: 3, at_deadlines: false }
+        Self { more_requests: 0, stops: 3, at_deadlines: false }
     }
 }
 
@@ -42,6 +44,10 @@ pub struct Case {
     pub(super) policy: Policy,
     /// How a child may end, and whether it had lived long.
     pub(super) exits: Vec<(ChildExit, Lived)>,
+    /// Restart requests that are open at once.
+    pub(super) requests: usize,
+    /// How restarts are asked for: how to come back, and whether without the `check`.
+    pub(super) asks: Vec<(Mode, bool)>,
     /// Whether the child asks for more time.
     pub(super) extends: bool,
 }
@@ -64,12 +70,13 @@ impl Lived {
 }
 
 /// All names that [`named`] knows.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "generic",
     "notify",
     "openclaw",
     "in_process",
     "checked",
+    "coalesced",
     "park_and_stay",
     "at_once",
     "held",
@@ -89,12 +96,19 @@ pub fn named(name: &str) -> Case {
         exits: vec![
             (ChildExit::Code(exit::OK), Lived::Briefly),
             (ChildExit::Code(exit::FAILURE), Lived::Briefly),
-            (ChildExit::Code(exit::FAILURE), Lived::Long),
             (ChildExit::Code(exit::RESTART), Lived::Briefly),
             (ChildExit::Signal(9), Lived::Briefly),
         ],
+        requests: 1,
+        asks: vec![
+            (Mode::Auto, false),
+            (Mode::Auto, true),
+            (Mode::InProcess, false),
+            (Mode::InProcess, true),
+        ],
         extends: false,
     };
+    let lived_long = (ChildExit::Code(exit::FAILURE), Lived::Long);
     let parks = (ChildExit::Code(exit::CONFIG), Lived::Briefly);
     let dies_of_term = (ChildExit::Signal(15), Lived::Briefly);
     let policy = &mut case.policy;
@@ -105,16 +119,22 @@ pub fn named(name: &str) -> Case {
             policy.ready.timeout = ms(1010);
             case.exits.push(dies_of_term);
         }
-        "notify" => {}
+        "notify" => case.exits.push(lived_long),
         "openclaw" => {
             policy.ready.via = ReadyVia::Probe;
             policy.stop.hold = ms(60);
             (policy.exits.judged, policy.recovery.command) = (true, true);
             policy.limit.kills = true;
-            case.exits.push(parks);
+            case.exits.extend([parks, lived_long]);
         }
         "in_process" => policy.restart.respawn = Respawn::InProcess,
         "checked" => policy.restart.check = true,
+        "coalesced" => {
+            policy.restart.check = true;
+            case.requests = 2;
+            case.exits.retain(|(exit, _)| *exit != ChildExit::Code(exit::RESTART));
+            case.asks.retain(|(mode, _)| *mode == Mode::Auto);
+        }
         "park_and_stay" => {
             (policy.limit.then, policy.park) = (LimitThen::Park, Park::Stay);
             case.exits.extend([parks, (ChildExit::Code(exit::RESTART), Lived::Long)]);
@@ -130,9 +150,11 @@ pub fn named(name: &str) -> Case {
         }
         "mended" => {
             policy.recovery.command = true;
-            (policy.recovery.command_after, policy.recovery.safe_mode_after) = (1, 2);
-            (policy.limit.burst, policy.park) = (3, Park::Stay);
+            (policy.recovery.command_after, policy.recovery.safe_mode_after) = (1, 1);
+            policy.park = Park::Stay;
             case.exits.extend([parks, (ChildExit::Code(exit::CONFIG), Lived::Long)]);
+            let crashes = [ChildExit::Code(exit::RESTART), ChildExit::Code(exit::FAILURE)];
+            case.exits.retain(|(exit, _)| !crashes.contains(exit));
         }
         "no_time" => {
             policy.ready.via = ReadyVia::Spawned;
@@ -149,11 +171,14 @@ pub fn named(name: &str) -> Case {
         "watched" => {
             policy.watchdog.via = HeartVia::Notify;
             policy.orphan = Orphan::Wait;
+            case.asks.truncate(1);
         }
         "probed" => {
             policy.watchdog.via = HeartVia::Probe;
             policy.ready.via = ReadyVia::Spawned;
-            policy.stop.grace = ms(500);
+            policy.watchdog.interval = ms(50);
+            policy.restart.respawn = Respawn::InProcess;
+            case.asks.truncate(1);
         }
         "patient" => {
             case.extends = true;
@@ -184,7 +209,7 @@ fn short() -> Policy {
     policy.backoff.reset_after = secs(30);
     (policy.limit.burst, policy.limit.interval, policy.limit.retry) = (2, secs(50), secs(7));
     policy.recovery.window = policy.limit.interval;
-    (policy.watchdog.interval, policy.watchdog.failures) = (secs(2), 2);
+    (policy.watchdog.interval, policy.watchdog.failures) = (ms(500), 2);
     policy.watchdog.grace = secs(1);
     policy
 }

@@ -95,15 +95,6 @@ pub fn explore(case: &Case, bounds: Bounds) -> Result<Found, Violation> {
         transitions: 0,
     };
     search.forward()?;
-    if std::env::var_os("HIST").is_some() {
-        let mut h = std::collections::BTreeMap::new();
-        for (k, _) in &search.known {
-            *h.entry(k.hist()).or_insert(0u32) += 1;
-        }
-        let mut v: Vec<_> = h.into_iter().collect();
-        v.sort_by_key(|x| x.1);
-        println!("{v:?}");
-    }
     search.rest_is_reachable()?;
     let stop_deadlines = search.stops_end()?;
     search.the_deaf_are_answered()?;
@@ -136,9 +127,8 @@ impl Search<'_> {
             left: node.world.left.is_some(),
             ..Marks::default()
         };
-        if !marks.left {
-            node.is_deaf_to_the_stale().map_err(|breach| self.violation(at, None, breach))?;
-        }
+        let holds = node.look().and_then(|()| node.is_deaf_to_the_stale());
+        holds.map_err(|breach| self.violation(at, None, breach))?;
         let grim = node.grim_move();
         for happens in node.moves(self.case, self.bounds) {
             let kind = node.is_kind(happens);
@@ -181,8 +171,7 @@ impl Search<'_> {
     /// In which companies a move is tried.
     fn companies(&self, node: &Node, happens: Move) -> Vec<Company> {
         let mut companies = vec![Company::Alone];
-        let is_own = matches!(happens, Move::Stop | Move::Oversleep | Move::Sleep);
-        if node.world.stops == 0 && !is_own {
+        if node.world.stops == 0 && happens.may_be_overtaken() {
             companies.push(Company::ThenStop);
         }
         let is_timed = node.machine.poll_timeout().is_some() && happens != Move::Tick;

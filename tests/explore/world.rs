@@ -29,6 +29,9 @@ use super::{
     timer::Timer,
 };
 
+/// More is never asked for in one go: each answer that comes at once may bring a few.
+const MOST_ACTIONS: u32 = 60;
+
 /// The leader of the present generation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Leader {
@@ -109,6 +112,8 @@ pub(super) struct Node {
     spawned: u64,
     /// A leftover was reaped, for which a SIGKILL is only repeated.
     is_repeated: bool,
+    /// Where the machine was before the present move.
+    before: State,
 }
 
 impl Node {
@@ -139,7 +144,15 @@ impl Node {
             left: None,
         };
         let machine = Supervisor::new(case.policy.clone(), 7);
-        Self { machine, world, now, boot: Duration::ZERO, spawned: 0, is_repeated: false }
+        Self {
+            machine,
+            world,
+            now,
+            boot: Duration::ZERO,
+            spawned: 0,
+            is_repeated: false,
+            before: State::Idle,
+        }
     }
 
     pub(super) fn key(&self) -> Key {
@@ -173,10 +186,11 @@ impl Node {
                 moves.push(Move::Recall);
             }
         }
-        if world.requests[..bounds.requests].contains(&Request::Closed) {
-            for mode in [Mode::Auto, Mode::InProcess] {
-                moves.extend([false, true].map(|force| Move::Ask { mode, force }));
-            }
+        if world.requests[..case.requests + bounds.more_requests].contains(&Request::Closed) {
+            moves.extend(case.asks.iter().map(|(mode, force)| {
+                let (mode, force) = (*mode, *force);
+                Move::Ask { mode, force }
+            }));
         }
         if world.requests.contains(&Request::Open) {
             moves.push(Move::AskAgain);
@@ -202,7 +216,11 @@ impl Node {
         }
         if world.leader == Leader::Lives {
             moves.extend([Move::Ready, Move::Reloading]);
-            moves.extend(SIGHTS.map(Move::Handlers));
+            // Nobody looks but for a restart or a stop that is held.
+            let is_looked_at = machine.restart.is_some() || world.stops > 0;
+            if matches!(machine.state(), State::Starting | State::Ready) && is_looked_at {
+                moves.extend(SIGHTS.map(Move::Handlers));
+            }
             match machine.policy.watchdog.via {
                 HeartVia::None => {}
                 HeartVia::Notify => moves.extend([Move::Beat, Move::Trigger]),
@@ -315,6 +333,7 @@ impl Node {
         if company == Company::AtDeadline {
             self.now = self.machine.poll_timeout().unwrap_or(self.now).max(self.now);
         }
+        self.before = self.machine.state();
         self.is_repeated = happens == Move::LeftoverReaped;
         self.happen(happens);
         match company {
@@ -326,10 +345,13 @@ impl Node {
                 }
             }
         }
+        let mut asked = 0;
         while let Some(action) = self.machine.poll_action() {
+            asked += 1;
+            Law::LeavesTimeToHear.demand(asked <= MOST_ACTIONS, || format!("{action:?}"))?;
             self.carry_out(action, choices)?;
         }
-        self.look()
+        Ok(())
     }
 
     fn happen(&mut self, happens: Move) {
@@ -338,7 +360,7 @@ impl Node {
             Move::Recall => {
                 let recent = vec![self.boot; self.machine.policy.limit.burst as usize].into();
                 let memory = Memory { in_a_row: 3, recent, mended: Some(self.boot) };
-                self.world.mended = true;
+                self.world.mended = self.machine.policy.recovery.command;
                 self.machine.recall(memory, self.boot);
             }
             Move::Begin { orphan } => {
@@ -413,7 +435,7 @@ impl Node {
             }
             Move::LeftoverReaped => self.tell(Event::LeftoverReaped { generation }),
             Move::TreeEmpty => {
-                self.world.emptied = true;
+                (self.world.emptied, self.world.sweep_kills) = (true, 0);
                 self.tell(Event::TreeEmpty { generation });
             }
             Move::Checked { passed } => {
@@ -498,7 +520,8 @@ impl Node {
             Action::DeclareHung { .. } => {
                 let is_watched = self.machine.policy.watchdog.via != HeartVia::None;
                 let lives = self.world.leader == Leader::Lives;
-                Law::HungIfWatched.demand(is_watched && lives, told)
+                let was_ready = self.before == State::Ready;
+                Law::HungIfWatched.demand(is_watched && lives && was_ready, told)
             }
             Action::CheckHeart { .. } | Action::ExtendUpstream { .. } | Action::AwaitOrphan => {
                 Ok(())
@@ -672,7 +695,8 @@ impl Node {
 
     // --- what holds whenever the machine waits ---
 
-    fn look(&self) -> Result<(), Breach> {
+    /// What holds in every state, of which each is looked at once.
+    pub(super) fn look(&self) -> Result<(), Breach> {
         let Self { machine, world, .. } = self;
         let state = machine.state();
         let told = || format!("{machine:?}");
@@ -735,11 +759,20 @@ impl Node {
         Law::KnownWord.demand(!state.word().is_empty(), told)
     }
 
-    /// What holds wherever the machine waits, but is tried only once in each state: facts of other
-    /// generations, answers to what was not asked, and an early call change nothing.
+    /// Facts of other generations, answers to what was not asked, and an early call change nothing,
+    /// in no state; and in one that is done, nothing does.
     pub(super) fn is_deaf_to_the_stale(&self) -> Result<(), Breach> {
         let mut machine = self.machine.clone();
         let now = self.now;
+        if self.world.left.is_some() {
+            let (id, mode) = (RestartId(0), Mode::Auto);
+            let asked = Event::RestartRequested { id, mode, force: true };
+            let asked = [asked, Event::RestartWithdrawn, Event::StopRequested, Event::OrphanGone];
+            asked.into_iter().for_each(|event| machine.handle_event(now, event));
+            stale(machine.generation()).into_iter().for_each(|e| machine.handle_event(now, e));
+            let is_over = machine.actions.is_empty() && machine.poll_timeout().is_none();
+            return Law::NothingAfterExit.demand(is_over, || format!("{machine:?}"));
+        }
         if machine.poll_timeout().is_none_or(|at| at > now) {
             machine.handle_timeout(now);
         }
