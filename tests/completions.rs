@@ -14,8 +14,9 @@ use crate::support::{Output, Rig};
 
 /// A verb that needs no place.
 fn lockkeeper(args: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_lockkeeper")).args(args).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_lockkeeper")).args(args).output();
+    let output = output.expect("lockkeeper can be started");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it writes UTF-8");
     let code = output.status.code().unwrap_or(-1);
     Output { code, stdout: text(output.stdout), stderr: text(output.stderr) }
 }
@@ -26,15 +27,17 @@ fn is_fine_to(program: &str, args: &[&str], text: &str) -> Option<bool> {
     let mut command = Command::new(program);
     let pipes = command.args(args).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = pipes.stderr(Stdio::piped()).spawn().ok()?;
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let mut stdin = child.stdin.take().expect("it was asked for");
+    stdin.write_all(text.as_bytes()).expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it is our child");
     Some(output.status.success() && output.stderr.is_empty())
 }
 
 /// Each verb with its options, as the help lists them.
 fn verbs() -> Vec<(String, Vec<String>)> {
     let help = lockkeeper(&["--help"]).stdout;
-    let (_, list) = help.split_once("Commands:\n").unwrap();
+    let (_, list) = help.split_once("Commands:\n").expect("it lists its commands");
     let lines = list.lines().take_while(|line| line.starts_with("  "));
     let names = lines.filter_map(|line| line.split_whitespace().next()).filter(|v| *v != "help");
     let verbs: Vec<(String, Vec<String>)> = names

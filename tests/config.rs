@@ -114,9 +114,9 @@ fn a_profile_is_a_set_of_defaults_that_the_file_outranks() {
 
 /// What `check` says of a file of these lines, after a first one that is fine.
 fn refusal(lines: &str) -> String {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("lockkeeper.toml");
-    fs::write(&file, format!("# line 1\n{lines}\n")).unwrap();
+    fs::write(&file, format!("# line 1\n{lines}\n")).expect("it is ours");
     let command = vec!["gateway".to_owned()];
     let sources = Sources { file: Some(file), command, ..Sources::default() };
     let error = driver::load(&sources).err().unwrap_or_else(|| panic!("{lines}: accepted"));

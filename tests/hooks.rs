@@ -37,6 +37,27 @@ fn a_stop_ends_a_judge_with_its_tree() {
 }
 
 #[test]
+fn a_check_that_cannot_be_run_refuses_the_restart_and_harms_no_child() {
+    let rig = Rig::new().config("[restart]\ncheck = ['/nonexistent/check']");
+    let mut gateway = rig.child(OBEDIENT).start();
+    let child = gateway.next_child();
+    let refused = gateway.cli(["restart", "--wait"]);
+    assert_eq!(refused.code, 69, "{refused:?}");
+    gateway.expect_log("/nonexistent/check");
+    assert_eq!(gateway.status().pid, Some(child.pid()));
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
+fn a_judge_that_cannot_be_run_does_not_keep_the_gateway_down() {
+    let mut gateway = Rig::new().config("[exit]\njudge = ['/nonexistent/judge']").start();
+    gateway.next_child().say("exit 0");
+    gateway.expect_log("/nonexistent/judge");
+    assert_eq!(gateway.next_child().generation(), 2);
+    assert_eq!(gateway.stop(), 0);
+}
+
+#[test]
 fn a_forced_restart_does_not_wait_for_the_check_of_the_one_that_it_joins() {
     let rig = Rig::new().config(&format!("[restart]\n{}", hook("check")));
     let mut gateway = rig.child(OBEDIENT).start();

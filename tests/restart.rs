@@ -352,6 +352,23 @@ fn signals_are_ignored_and_told_of_where_they_are_not_allowed() {
 }
 
 #[test]
+fn a_grant_allows_one_signal_where_they_are_not_allowed() {
+    let rig = Rig::new().config("[restart]\nexternal = false");
+    let mut gateway = rig.child(["on USR1 exit 75", "on TERM exit 0", "notify READY=1"]).start();
+    let child = gateway.next_child();
+    gateway.until(|status| status.state == "ready");
+    let answer = child.perform(r#"ask {"v":1,"id":"a","verb":"grant"}"#);
+    let answer = Response::parse(answer.as_bytes()).unwrap();
+    assert_eq!(answer.body, Body::Answer(Answer::Done));
+    gateway.signal(Signal::Usr1);
+    assert_eq!(gateway.next_child().generation(), 2);
+    gateway.signal(Signal::Usr1);
+    gateway.expect_log("external");
+    assert_eq!(gateway.stop(), 0);
+    assert_eq!(gateway.rig().children(), 2);
+}
+
+#[test]
 fn the_child_may_ask_for_its_own_restart_and_is_answered() {
     let rig = Rig::new().child(["handle USR1", "on TERM exit 0", "notify READY=1"]);
     let mut gateway = rig.start();

@@ -1,4 +1,5 @@
 //! `lockkeeper completions`
+#![allow(clippy::disallowed_methods)]
 
 use std::{env, path::PathBuf};
 

@@ -640,6 +640,20 @@ mod tests {
     }
 
     #[test]
+    fn who_asked_is_told_with_what_is_known_of_it() {
+        let known = Requester {
+            kind: RequesterKind::Child,
+            pid: Some(7),
+            uid: Some(0),
+            command: Some("gw".into()),
+        };
+        assert_eq!(known.to_string(), "gateway (pid 7, uid 0, gw)");
+        let unseen = Requester { kind: RequesterKind::Signal, ..Requester::supervisor() };
+        assert_eq!(unseen.to_string(), "signal");
+        assert_eq!(Requester::supervisor().to_string(), "supervisor");
+    }
+
+    #[test]
     fn a_line_too_long_is_refused() {
         let line = vec![b' '; MAX_LINE + 1];
         assert!(matches!(Request::parse(&line), Err(FrameError::TooLong)));

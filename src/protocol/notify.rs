@@ -308,6 +308,13 @@ mod tests {
     }
 
     #[test]
+    fn a_heartbeat_of_another_kind_is_told_and_is_none() {
+        let said = Notification::parse(b"WATCHDOG=0\nREADY=1");
+        assert_eq!((said.watchdog, said.ready), (None, true));
+        assert_eq!(said.problems, [Problem::OutOfRange("WATCHDOG")]);
+    }
+
+    #[test]
     fn a_status_cannot_forge_lines_or_colours() {
         let said = Notification::parse("STATUS=ok\u{1b}[31m\rdone".as_bytes());
         assert_eq!(said.status.as_deref(), Some("ok[31mdone"));

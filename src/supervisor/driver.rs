@@ -14,6 +14,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod acts;
+mod begin;
 mod child;
 mod environment;
 mod hooks;
@@ -22,17 +23,13 @@ mod orphan;
 mod output;
 mod place;
 mod reload;
+mod reports;
 mod requests;
 mod story;
 mod throttle;
 
-use std::{
-    ffi::OsString,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -40,7 +37,7 @@ use crate::{
     protocol::{
         control::{RestartId, shown_command},
         env,
-        exit::{self, ChildExit},
+        exit::{self},
         notify::DrainProgress,
         signal::Signal,
     },
@@ -51,22 +48,21 @@ use crate::{
     sys::{
         clock,
         control::{ControlServer, Incoming},
-        hook::Output,
         ledger_file::LedgerFile,
-        lock::{ChildLock, GatewayLock, Holder, LockError},
+        lock::{ChildLock, GatewayLock},
         notify::{self, NotifySocket},
-        process_id::ProcessId,
         reaper,
         signals::Signals,
-        socket_path::BindError,
-        stage::{Stage, StageError},
-        state_dir::{self, StateDirError},
+        state_dir::{self},
         tree,
         upstream::Upstream,
     },
 };
 
-pub use self::reload::Reader;
+pub use self::{
+    begin::{DriveError, Setup, drive},
+    reload::Reader,
+};
 
 use self::{
     child::{Processes, Rest},
@@ -76,8 +72,9 @@ use self::{
     output::Output as ChildOutput,
     place::Place,
     reload::Reload,
+    reports::Report,
     requests::Asked,
-    story::{Story, seconds},
+    story::Story,
     throttle::Throttle,
 };
 use super::{
@@ -85,7 +82,6 @@ use super::{
     ledger::{Entry, History},
     limit::Memory,
     machine::Supervisor,
-    state::State,
 };
 
 /// File name of the control socket, in the state folder.
@@ -101,133 +97,15 @@ const MAX_LAST_WORDS: u32 = 64;
 const MAX_HEARD_LATE: u32 = 64;
 /// How long the supervisor stays, at most, for what it has killed as its last act.
 const BURIAL: Duration = Duration::from_secs(1);
-/// How long the lock of a holder that is dead may take to come free.
-const HAND_OVER: Duration = Duration::from_secs(1);
 /// Between two attempts to tell a manager that does not read that we are ready, at most.
 const READY_AGAIN: Duration = Duration::from_secs(5);
 /// What the service manager is asked for while a stop makes progress.
 const EXTEND_BY: Duration = Duration::from_secs(30);
 
-/// What a supervisor starts from.
-#[derive(Debug)]
-pub struct Setup {
-    /// The name under which it runs.
-    pub name: String,
-    /// Absolute path of the state folder.
-    pub state_dir: PathBuf,
-    /// The settings.
-    pub effective: Effective,
-    /// Our own environment.
-    pub environment: Vec<(OsString, OsString)>,
-    /// How the settings are read again.
-    pub reader: Reader,
-    /// How long to stand by while another holds the lock. Zero: not at all.
-    pub wait_lock: Duration,
-}
-
-/// Why a supervisor could not begin.
-#[derive(Debug, Error)]
-pub enum DriveError {
-    /// The state folder cannot be used.
-    #[error(transparent)]
-    StateDir(#[from] StateDirError),
-    /// The lock cannot be had.
-    #[error("cannot start: {0}")]
-    Lock(#[from] LockError),
-    /// A socket cannot be made.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The system has nothing to spare at all.
-    #[error("cannot start: {0}")]
-    System(#[from] std::io::Error),
-}
-
-impl DriveError {
-    /// The exit code that tells it.
-    pub fn code(&self) -> u8 {
-        match self {
-            Self::Lock(LockError::Held { .. }) => exit::UNAVAILABLE,
-            Self::StateDir(StateDirError::NoGroup(_)) => exit::CONFIG,
-            Self::StateDir(_) | Self::Lock(_) | Self::Bind(_) | Self::System(_) => {
-                exit::CANNOT_CREATE
-            }
-        }
-    }
-}
-
-/// What a task of ours has to say.
-#[derive(Debug)]
-enum Report {
-    /// A probe was answered.
-    Ready { generation: u64 },
-    /// A probe that had been answered is not answered any more.
-    Reloading { generation: u64 },
-    /// The port was asked for a sign of life.
-    Heart { generation: u64, beats: bool },
-    /// A successor waits, or cannot be prepared.
-    Staged { generation: u64, pid: u32, staged: Result<Stage, StageError> },
-    /// A successor became the command, or did not.
-    Released { generation: u64, released: Result<(), StageError> },
-    /// The main process has ended, which went on after the one that we had started.
-    MainGone { main: ProcessId },
-    /// A hook has ended.
-    HookEnded { pid: u32, exit: ChildExit, output: Output },
-    /// Nothing is left of an earlier supervisor's child.
-    OrphanGone,
-}
-
 /// What comes over the sockets.
 enum Outside {
     Datagram(notify::Received),
     Request(Incoming),
-}
-
-/// Runs a supervisor until it leaves. Gives its exit code. `signals` were installed before all
-/// else: what came since then counts.
-///
-/// # Errors
-///
-/// If it cannot begin; no child was started then.
-pub async fn drive(setup: Setup, mut signals: Signals) -> Result<u8, DriveError> {
-    state_dir::prepare(&setup.state_dir)?;
-    if state_dir::is_network_fs(&setup.state_dir) {
-        tracing::warn!(
-            "{} is on a network file system, whose locks may not hold; use a local folder",
-            setup.state_dir.display()
-        );
-    }
-    let me = Holder::ours(shown_command(&setup.effective.settings.command));
-    let Some(lock) = acquire(&setup, &me, &mut signals).await? else { return Ok(exit::OK) };
-    Ok(Driver::new(setup, signals, lock)?.run().await)
-}
-
-/// Takes the lock, standing by if so asked. `None`: a stop came while we stood by.
-async fn acquire(
-    setup: &Setup,
-    me: &Holder,
-    signals: &mut Signals,
-) -> Result<Option<GatewayLock>, DriveError> {
-    match GatewayLock::try_acquire(&setup.state_dir, me) {
-        Err(held @ LockError::Held { .. }) if !setup.wait_lock.is_zero() => {
-            tracing::info!("standing by for {}: {held}", seconds(setup.wait_lock));
-        }
-        // It was killed while it started a process, which has its descriptors until it executes
-        // its program: a moment later the lock is free.
-        Err(LockError::Held { holder: Some(holder), .. }) if !holder.is_alive() => {}
-        other => return Ok(Some(other?)),
-    }
-    let taken = GatewayLock::acquire_within(&setup.state_dir, me, setup.wait_lock.max(HAND_OVER));
-    tokio::pin!(taken);
-    loop {
-        tokio::select! {
-            lock = &mut taken => return Ok(Some(lock?)),
-            received = signals.next() => {
-                if requests::is_stop(&received) {
-                    return Ok(None);
-                }
-            }
-        }
-    }
 }
 
 /// All that a running supervisor has.
@@ -499,90 +377,6 @@ impl Driver {
         self.processes.record_child(self.machine.generation(), command);
         self.remember();
         None
-    }
-
-    fn on_report(&mut self, report: Report) {
-        let now = clock::now();
-        match report {
-            Report::Ready { generation } => {
-                self.machine.handle_event(now, Event::ReadySeen { generation });
-            }
-            Report::Reloading { generation } => {
-                self.machine.handle_event(now, Event::ReloadingSeen { generation });
-            }
-            Report::Heart { generation, beats } => self.machine.handle_event(
-                now,
-                if beats {
-                    Event::HeartSeen { generation }
-                } else {
-                    Event::HeartMissed { generation }
-                },
-            ),
-            // Of the very process that is being prepared: one that was given up may speak late.
-            Report::Staged { generation, pid, staged } if self.processes.is_staging(pid) => {
-                self.on_staged(generation, staged);
-            }
-            Report::Staged { .. } => {}
-            Report::Released { generation, released } => match released {
-                Ok(()) => self.on_started(generation),
-                Err(StageError::Spawn(error)) => {
-                    self.processes.forget_leader();
-                    self.on_spawn_failed(generation, &error);
-                }
-                // It ended in between. It was the child, and its exit tells the rest.
-                Err(StageError::Ended { .. } | StageError::Socket { .. }) => {
-                    self.on_started(generation);
-                }
-            },
-            Report::MainGone { main } => {
-                if let Some(end) = self.processes.main_gone(main) {
-                    self.on_leader_end(&end);
-                }
-            }
-            Report::HookEnded { pid, exit, output } => self.on_hook_ended(pid, exit, &output),
-            Report::OrphanGone => {
-                tracing::info!("nothing is left of the earlier supervisor's child");
-                self.story.record(Entry::OrphanGone);
-                self.machine.handle_event(now, Event::OrphanGone);
-            }
-        }
-    }
-
-    /// Reaps all that has died.
-    fn reap(&mut self) {
-        let mut has_reaped_leftover = false;
-        let left = loop {
-            let pid = match self.processes.peek() {
-                reaper::Peek::Dead(pid) => pid,
-                left => break left,
-            };
-            if let Some(hook) = self.hooks.find(pid) {
-                hook.ended(self.processes.reap_other(pid));
-            } else if let Some(end) = self.processes.reap(pid) {
-                self.on_leader_end(&end);
-            } else {
-                has_reaped_leftover = true;
-            }
-        };
-        // Told once: for each of a thousand we would look at all that are left of the thousand.
-        if has_reaped_leftover {
-            let generation = self.machine.generation();
-            self.machine.handle_event(clock::now(), Event::LeftoverReaped { generation });
-        }
-        // That we have no child at all tells it for most, without a walk over all processes.
-        if let State::Sweeping(_) = self.machine.state()
-            && (left == reaper::Peek::NoChildren || self.processes.is_empty())
-        {
-            let generation = self.machine.generation();
-            self.machine.handle_event(clock::now(), Event::TreeEmpty { generation });
-        }
-    }
-
-    fn on_leader_end(&mut self, end: &child::LeaderEnd) {
-        let generation = self.machine.generation();
-        let (exit, ran, boot) = (end.exit, end.ran, clock::boot_now());
-        let event = Event::LeaderExited { generation, exit, ran, boot };
-        self.machine.handle_event(clock::now(), event);
     }
 
     /// Waits until what was killed last is gone: who waits for us may count on it.

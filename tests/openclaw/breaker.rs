@@ -2,10 +2,10 @@
 
 use lockkeeper::protocol::signal::Signal;
 
-use crate::{lab::Lab, process::Process};
+use crate::{lab::Lab, process::Process, supervisor::Supervisor};
 
 /// Kills a gateway as soon as it has written down that it boots.
-fn crash(keeper: &crate::supervisor::Supervisor, lab: &Lab) {
+fn crash(keeper: &Supervisor, lab: &Lab) {
     keeper.expect("spawn broker ready");
     let pid = *lab.gateways().last().expect("one was seen");
     Process::of(pid).signal(Signal::Kill);
@@ -28,7 +28,7 @@ fn the_boot_that_would_come_without_channels_is_held_back() {
 
     // Whoever cannot wait gets what OpenClaw gives: this is the boot that was held back.
     assert_eq!(lab.ask(&["restart", "--wait"]).status.code(), Some(0));
-    keeper.expect("gateway restart-loop breaker tripped: 3 unclean boot(s) within 300000ms");
+    keeper.expect("restart-loop breaker tripped: 3 unclean boot(s) within 300000ms");
     keeper.ready(4);
 }
 

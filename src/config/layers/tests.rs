@@ -32,7 +32,7 @@ fn an_unknown_key_is_told_with_its_line_and_what_was_meant() {
     assert!(
         refusal("command.x = 1").contains("command: invalid type: map, expected a list of words")
     );
-    assert!(refusal("watchdog.via = \"none\"").contains("unknown key `watchdog`"));
+    assert!(refusal("channel.via = \"none\"").contains("unknown key `channel`"));
 }
 
 #[test]

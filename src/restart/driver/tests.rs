@@ -241,6 +241,32 @@ async fn what_is_queued_a_reply_an_intake_handler_or_a_run_each_hold_a_restart_u
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_by_another_door_is_told_to_the_run_loop() {
+    let gate = gate();
+    let (restarts, mut emissions) = alone(&gate);
+    let operator = Requester { kind: RequesterKind::Operator, ..Requester::supervisor() };
+    restarts.request(wish("new model").by(operator.clone()));
+    assert_eq!(emissions.next().await.emission.requester, operator);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_the_restarts_that_are_over_the_last_64_are_known() {
+    let gate = gate();
+    let (restarts, _emissions) = alone(&gate);
+    let over: Vec<_> = (0..65)
+        .map(|_| {
+            let id = id_of(restarts.request(wish("config").after(s(5))));
+            restarts.cancel().unwrap();
+            id
+        })
+        .collect();
+    let called_off = RestartVerdict::CalledOff(Cancellation::Requested);
+    assert_eq!(restarts.verdict(over[0]).await, None);
+    assert_eq!(restarts.verdict(over[1]).await, Some(called_off.clone()));
+    assert_eq!(restarts.verdict(over[64]).await, Some(called_off));
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_request_gets_an_answer() {
     let gate = gate();
     let (restarts, _emissions) = alone(&gate);

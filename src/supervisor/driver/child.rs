@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
-    config::{handler::HandlerBy, probe::Probe, settings::Settings},
+    config::{handler::HandlerBy, settings::Settings},
     protocol::{
         control::{one_line, shown_command},
         exit::ChildExit,
@@ -21,7 +21,6 @@ use crate::{
     sys::{
         clock, exit_watch,
         lock::{ChildLock, ChildRecord},
-        probe,
         process::{self, Launch, OutputTo, SpawnError, StdinFrom},
         process_id::ProcessId,
         reaper::{self, Peek, Reaped},
@@ -31,6 +30,10 @@ use crate::{
         whereabouts::{self, Found},
     },
 };
+
+mod probes;
+
+pub(super) use self::probes::Watch;
 
 use super::{
     super::event::{Handler, Handlers, Target},
@@ -108,15 +111,6 @@ pub(super) struct LeaderEnd {
 pub(super) enum Rest {
     Some,
     None,
-}
-
-/// What a probe is to look for.
-#[derive(Clone, Copy)]
-pub(super) enum Watch {
-    /// The first answer.
-    Start,
-    /// No answer, and then an answer: the child builds itself anew.
-    Restart,
 }
 
 impl Processes {
@@ -321,52 +315,7 @@ impl Processes {
         }
     }
 
-    /// Looks for readiness by the child's port.
-    pub(super) fn watch_ready(&mut self, generation: u64, target: Probe, watch: Watch) {
-        self.stop_watching();
-        let members = self.pids_of_tree();
-        let reporter = self.reporter.clone();
-        let task = tokio::spawn(async move {
-            if let Watch::Restart = watch {
-                probe::until_gone(&target, &members).await;
-                let _ = reporter.send(Report::Reloading { generation }).await;
-            }
-            probe::until_ready(&target, &members, probe::FIRST_PAUSE, |why| {
-                tracing::debug!("generation {generation}: not ready: {why}");
-            })
-            .await;
-            let _ = reporter.send(Report::Ready { generation }).await;
-        });
-        self.watch = Some(task.abort_handle());
-    }
-
-    /// The port is not looked at any more.
-    pub(super) fn stop_watching(&mut self) {
-        if let Some(watch) = self.watch.take() {
-            watch.abort();
-        }
-    }
-
     // --- alive ---
-
-    /// Asks the child's port once for a sign of life.
-    pub(super) fn check_heart(&self, generation: u64, target: Probe) {
-        let members = self.pids_of_tree();
-        let reporter = self.reporter.clone();
-        tokio::spawn(async move {
-            let answer = probe::check(&target, &members).await;
-            if let Err(why) = &answer {
-                tracing::debug!("generation {generation}: no sign of life: {why}");
-            }
-            let _ = reporter.send(Report::Heart { generation, beats: answer.is_ok() }).await;
-        });
-    }
-
-    /// The processes of the tree, at each call as they are.
-    fn pids_of_tree(&self) -> impl Fn() -> Vec<u32> + Send + use<> {
-        let (own, left_out) = (self.own, self.left_out.clone());
-        move || tree::members(own, &left_out).iter().map(|m| m.id.pid).collect()
-    }
 
     pub(super) fn leader_pid(&self) -> Option<u32> {
         self.leader.as_ref().map(|leader| leader.id.pid)

@@ -34,6 +34,34 @@ fn requested(id: u64) -> Entry {
 }
 
 #[test]
+fn where_a_process_sleeps_is_told_as_far_as_the_system_tells_it() {
+    let at = |state, syscall: Option<&str>, wchan: Option<&str>| {
+        let (syscall, wchan) = (syscall.map(str::to_owned), wchan.map(str::to_owned));
+        Whereabouts { pid: 17, name: "node".into(), state, syscall, wchan }.to_string()
+    };
+    assert_eq!(
+        at('S', Some("futex"), Some("futex_do_wait")),
+        "pid 17 (node) sleeps in futex (futex_do_wait)"
+    );
+    assert_eq!(
+        at('D', None, Some("nfs_wait")),
+        "pid 17 (node) sleeps and cannot be woken in nfs_wait"
+    );
+    assert_eq!(at('t', None, None), "pid 17 (node) is stopped");
+    assert_eq!(at('Z', None, None), "pid 17 (node) has ended");
+    assert_eq!(at('R', None, None), "pid 17 (node) runs");
+    assert_eq!(at('I', None, None), "pid 17 (node) is in state I");
+}
+
+#[test]
+fn of_many_blockers_three_are_named_and_the_others_counted() {
+    let names = |n| (1..=n).map(|n| format!("run {n}")).collect::<Vec<_>>();
+    assert_eq!(told_blockers(&names(0)), None);
+    assert_eq!(told_blockers(&names(3)).as_deref(), Some("run 1, run 2, run 3"));
+    assert_eq!(told_blockers(&names(5)).as_deref(), Some("run 1, run 2, run 3 and 2 more"));
+}
+
+#[test]
 fn a_restart_is_folded_from_request_to_verdict() {
     let verdict = Verdict::Respawned { generation: 2, cut: false };
     let joined =

@@ -270,7 +270,8 @@ impl World {
             }
             Action::DeclareHung { generation, .. } => {
                 assert_eq!(generation, self.machine.generation());
-                assert!(!self.machine.is_heart_fresh() || self.living.is_none());
+                let is_stopped = self.stopped_at.is_some();
+                assert!(is_stopped || !self.machine.is_heart_fresh() || self.living.is_none());
             }
             Action::AwaitOrphan => self.answer_perhaps(Event::OrphanGone),
             Action::Inspect { generation } => {

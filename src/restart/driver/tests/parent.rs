@@ -172,6 +172,28 @@ async fn a_parent_that_is_not_there_or_breaks_off_is_asked_again() {
 }
 
 #[tokio::test]
+async fn a_parent_that_says_what_is_no_answer_is_asked_again() {
+    let lab = Lab::new();
+    let mut parent = lab.parent();
+    let id = id_of(lab.restarts.request(wish("config")));
+    for said in [
+        vec![Body::Error("no descriptor left".into())],
+        vec![Body::Answer(Said::Done)],
+        vec![scheduled(0), Body::Error("no descriptor left".into())],
+    ] {
+        let (.., mut reply) = asked(&mut parent).await;
+        said.into_iter().for_each(|body| reply.send(body));
+    }
+    let (reason, _, mut reply) = asked(&mut parent).await;
+    assert_eq!(reason, "config");
+    reply.send(scheduled(0));
+    reply.send(Body::Verdict(Verdict::Stopped));
+    let stopping = RestartVerdict::Refused { why: Refusal::Stopping, said: None };
+    assert_eq!(lab.restarts.verdict(id).await, Some(stopping));
+    assert_eq!((lab.restarts.pending(), lab.gate.state()), (None, GateState::Open));
+}
+
+#[tokio::test]
 async fn a_restart_that_the_parent_delays_leaves_the_gate_open_and_stays_wanted() {
     let mut lab = Lab::new();
     let mut parent = lab.parent();
