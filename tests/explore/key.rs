@@ -28,7 +28,7 @@ use super::{
     event::Goal,
     machine::Supervisor,
     policies::Lived,
-    policy::Respawn,
+    policy::{HeartVia, Respawn},
     state::{Rung, State},
     stopping::MAX_KILLS,
     timer::Timer,
@@ -136,7 +136,8 @@ impl Writer {
         let [mended, trial, safe_mode] =
             [mended, failures.trial, *safe_mode].map(|is| is && !stopping);
         let heart_asked = *heart_asked && *state == State::Ready;
-        self.bits([mended, trial, safe_mode, heart_asked, *generation > 0]);
+        let is_watched = policy.watchdog.via != HeartVia::None;
+        self.bits([mended, trial, safe_mode, heart_asked, *generation > 0, is_watched]);
         let matters = |signal: Signal| match ended {
             Some(ended) => ended.exit.is_signal(signal),
             None => has_child,

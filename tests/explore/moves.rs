@@ -25,6 +25,8 @@ pub(super) enum Move {
     /// The same request once more, forced.
     AskAgain,
     Withdraw,
+    /// The settings are read anew: there is a watchdog from now on, or none any more.
+    Reload,
     Stop,
     /// The next deadline passes.
     Tick,
@@ -82,6 +84,7 @@ impl Move {
             | Self::Recall
             | Self::AskAgain
             | Self::Withdraw
+            | Self::Reload
             | Self::Stop
             | Self::Oversleep
             | Self::Sleep

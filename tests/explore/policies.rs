@@ -50,6 +50,8 @@ pub struct Case {
     pub(super) asks: Vec<(Mode, bool)>,
     /// Whether the child asks for more time.
     pub(super) extends: bool,
+    /// Whether the settings are read anew.
+    pub(super) reloads: bool,
 }
 
 /// How long a child lived.
@@ -107,6 +109,7 @@ pub fn named(name: &str) -> Case {
             (Mode::InProcess, true),
         ],
         extends: false,
+        reloads: false,
     };
     let lived_long = (ChildExit::Code(exit::FAILURE), Lived::Long);
     let parks = (ChildExit::Code(exit::CONFIG), Lived::Briefly);
@@ -118,6 +121,7 @@ pub fn named(name: &str) -> Case {
             policy.ready.via = ReadyVia::Auto;
             policy.ready.timeout = ms(1010);
             case.exits.push(dies_of_term);
+            case.asks.truncate(1);
         }
         "notify" => case.exits.push(lived_long),
         "openclaw" => {
@@ -126,6 +130,7 @@ pub fn named(name: &str) -> Case {
             (policy.exits.judged, policy.recovery.command) = (true, true);
             policy.limit.kills = true;
             case.exits.extend([parks, lived_long]);
+            case.asks.retain(|(_, force)| !force);
         }
         "in_process" => policy.restart.respawn = Respawn::InProcess,
         "checked" => policy.restart.check = true,
@@ -153,6 +158,7 @@ pub fn named(name: &str) -> Case {
             (policy.recovery.command_after, policy.recovery.safe_mode_after) = (1, 1);
             policy.park = Park::Stay;
             case.exits.extend([parks, (ChildExit::Code(exit::CONFIG), Lived::Long)]);
+            case.asks.truncate(1);
             let crashes = [ChildExit::Code(exit::RESTART), ChildExit::Code(exit::FAILURE)];
             case.exits.retain(|(exit, _)| !crashes.contains(exit));
         }
@@ -171,6 +177,8 @@ pub fn named(name: &str) -> Case {
         "watched" => {
             policy.watchdog.via = HeartVia::Notify;
             policy.orphan = Orphan::Wait;
+            case.reloads = true;
+            case.exits.retain(|(exit, _)| *exit != ChildExit::Code(exit::RESTART));
             case.asks.truncate(1);
         }
         "probed" => {

@@ -142,9 +142,9 @@ impl Search<'_> {
                     let made = made.unwrap_or_else(|_| {
                         Err(Law::NoPanic.breach(format!("{:?}", node.machine)))
                     });
-                    let step = Step { from: at, happens, company, choices: choices.taken() };
+                    let step = || Step { from: at, happens, company, choices: choices.taken() };
                     if let Err(breach) = made {
-                        return Err(self.violation(at, Some(step), breach));
+                        return Err(self.violation(at, Some(step()), breach));
                     }
                     let took = next.now - node.now;
                     let to = self.arrive(next, step);
@@ -182,11 +182,11 @@ impl Search<'_> {
     }
 
     /// The number of a state, which is new or known.
-    fn arrive(&mut self, node: Node, step: Step) -> u32 {
+    fn arrive(&mut self, node: Node, step: impl FnOnce() -> Step) -> u32 {
         let new = self.steps.len() as u32;
         let number = *self.known.entry(node.key()).or_insert(new);
         if number == new {
-            self.steps.push(step);
+            self.steps.push(step());
             self.waiting.push_back(node);
         }
         number

@@ -206,6 +206,9 @@ impl Node {
             moves.push(Move::Sleep);
         }
         let is_awaited = machine.state() == State::Awaiting || world.orphan != Orphan::Lives;
+        if case.reloads {
+            moves.push(Move::Reload);
+        }
         if world.orphan != Orphan::None && is_awaited {
             moves.push(Move::OrphanGone);
         }
@@ -221,7 +224,7 @@ impl Node {
             if matches!(machine.state(), State::Starting | State::Ready) && is_looked_at {
                 moves.extend(SIGHTS.map(Move::Handlers));
             }
-            match machine.policy.watchdog.via {
+            match case.policy.watchdog.via {
                 HeartVia::None => {}
                 HeartVia::Notify => moves.extend([Move::Beat, Move::Trigger]),
                 HeartVia::Probe => moves.extend([Move::Beat, Move::BeatMissed]),
@@ -264,6 +267,7 @@ impl Node {
             | Move::AskAgain
             | Move::Withdraw
             | Move::Stop
+            | Move::Reload
             | Move::Sleep
             | Move::Oversleep
             | Move::BeatMissed
@@ -433,7 +437,22 @@ impl Node {
                     self.happen(Move::TreeEmpty);
                 }
             }
-            Move::LeftoverReaped => self.tell(Event::LeftoverReaped { generation }),
+            Move::LeftoverReaped => {
+                // They die: none of the strikes before was in vain.
+                let is_swept = matches!(self.machine.state(), State::Sweeping(_));
+                if self.world.stops == 0 && is_swept {
+                    self.world.sweep_kills = self.world.sweep_kills.min(1);
+                }
+                self.tell(Event::LeftoverReaped { generation });
+            }
+            Move::Reload => {
+                let mut policy = self.machine.policy.clone();
+                policy.watchdog.via = match policy.watchdog.via {
+                    HeartVia::None => HeartVia::Notify,
+                    HeartVia::Notify | HeartVia::Probe => HeartVia::None,
+                };
+                self.machine.set_policy(self.now, policy);
+            }
             Move::TreeEmpty => {
                 (self.world.emptied, self.world.sweep_kills) = (true, 0);
                 self.tell(Event::TreeEmpty { generation });
