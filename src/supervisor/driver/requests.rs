@@ -307,6 +307,7 @@ impl Driver {
             says: self.says.clone(),
             drain: self.drain.clone(),
             safe_mode: self.safe_mode && alive,
+            at_limit: self.at_limit.clone().filter(|_| alive),
             restarts: self.story.restarts,
             crashes: self.story.crashes,
             pending: pending.map(|pending| pending.id),
