@@ -25,12 +25,18 @@ mod stopping;
 #[path = "../../src/supervisor/timer.rs"]
 mod timer;
 
+#[path = "acts.rs"]
+mod acts;
 #[path = "key.rs"]
 mod key;
 #[path = "laws.rs"]
 mod laws;
+#[path = "look.rs"]
+mod look;
 #[path = "moves.rs"]
 mod moves;
+#[path = "options.rs"]
+mod options;
 #[path = "policies.rs"]
 pub mod policies;
 #[path = "search.rs"]

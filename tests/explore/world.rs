@@ -8,25 +8,18 @@
 
 use std::time::{Duration, Instant};
 
-use crate::protocol::{
-    control::{Mode, RestartId, Verdict},
-    exit::SpawnFailure,
-    signal::Signal,
-};
+use crate::protocol::control::{Mode, RestartId};
 
 use super::{
-    asked::Step,
-    event::{Action, Event, Judgement, Target},
+    event::Event,
     key::Key,
     laws::{Breach, Law},
     limit::Memory,
     machine::Supervisor,
-    moves::{Choices, Company, Move, SIGHTS},
-    policies::{Bounds, Case, Lived},
+    moves::{Choices, Company, Move},
+    policies::{Case, Lived},
     policy::HeartVia,
-    state::State,
-    stopping::MAX_KILLS,
-    timer::Timer,
+    state::{Rung, State},
 };
 
 /// More is never asked for in one go: each answer that comes at once may bring a few.
@@ -107,13 +100,13 @@ pub(super) struct Node {
     pub(super) world: World,
     pub(super) now: Instant,
     /// The clock that goes on in sleep.
-    boot: Duration,
+    pub(super) boot: Duration,
     /// The generation that was started last.
-    spawned: u64,
+    pub(super) spawned: u64,
     /// A leftover was reaped, for which a SIGKILL is only repeated.
-    is_repeated: bool,
+    pub(super) is_repeated: bool,
     /// Where the machine was before the present move.
-    before: State,
+    pub(super) before: State,
 }
 
 impl Node {
@@ -171,158 +164,6 @@ impl Node {
         }
     }
 
-    // --- what can happen ---
-
-    /// All that can happen now.
-    pub(super) fn moves(&self, case: &Case, bounds: Bounds) -> Vec<Move> {
-        let Self { machine, world, .. } = self;
-        let mut moves = Vec::with_capacity(48);
-        if world.left.is_some() {
-            return moves;
-        }
-        if machine.state() == State::Idle {
-            moves.extend([false, true].map(|orphan| Move::Begin { orphan }));
-            if self.machine.memory().recent.is_empty() {
-                moves.push(Move::Recall);
-            }
-        }
-        if world.requests[..case.requests + bounds.more_requests].contains(&Request::Closed) {
-            moves.extend(case.asks.iter().map(|(mode, force)| {
-                let (mode, force) = (*mode, *force);
-                Move::Ask { mode, force }
-            }));
-        }
-        if world.requests.contains(&Request::Open) {
-            moves.push(Move::AskAgain);
-        }
-        moves.push(Move::Withdraw);
-        if world.stops < bounds.stops {
-            moves.push(Move::Stop);
-        }
-        if machine.poll_timeout().is_some() {
-            moves.extend([Move::Tick, Move::Oversleep]);
-        }
-        if machine.ended.is_none() && !machine.memory().recent.is_empty() {
-            moves.push(Move::Sleep);
-        }
-        let is_awaited = machine.state() == State::Awaiting || world.orphan != Orphan::Lives;
-        if case.reloads {
-            moves.push(Move::Reload);
-        }
-        if world.orphan != Orphan::None && is_awaited {
-            moves.push(Move::OrphanGone);
-        }
-        if world.releasing {
-            moves.push(Move::Spawned);
-            let failures = [SpawnFailure::NotFound, SpawnFailure::NoResources, SpawnFailure::Other];
-            moves.extend(failures.map(Move::SpawnFailed));
-        }
-        if world.leader == Leader::Lives {
-            moves.extend([Move::Ready, Move::Reloading]);
-            // Nobody looks but for a restart or a stop that is held.
-            let is_looked_at = machine.restart.is_some() || world.stops > 0;
-            if matches!(machine.state(), State::Starting | State::Ready) && is_looked_at {
-                moves.extend(SIGHTS.map(Move::Handlers));
-            }
-            match case.policy.watchdog.via {
-                HeartVia::None => {}
-                HeartVia::Notify => moves.extend([Move::Beat, Move::Trigger]),
-                HeartVia::Probe => moves.extend([Move::Beat, Move::BeatMissed]),
-            }
-            if case.extends {
-                moves.push(Move::Extend);
-            }
-            for (exit, lived) in case.exits.iter().copied() {
-                moves.extend([false, true].map(|alone| Move::Exit { exit, lived, alone }));
-            }
-        }
-        if self.spawned > 0 {
-            moves.push(Move::LeftoverReaped);
-        }
-        if world.leader == Leader::Gone && matches!(machine.state(), State::Sweeping(_)) {
-            moves.push(Move::TreeEmpty);
-        }
-        if world.check.is_some() {
-            moves.extend([true, false].map(|passed| Move::Checked { passed }));
-        }
-        if world.stage == Stage::Preparing {
-            moves.extend([true, false].map(|ok| Move::Staged { ok }));
-        }
-        if world.judging {
-            let judged = [Judgement::Restart, Judgement::Stop, Judgement::Unavailable];
-            moves.extend(judged.map(Move::Judged));
-        }
-        if world.recovering {
-            moves.push(Move::Recovered);
-        }
-        moves
-    }
-
-    /// Whether a move belongs to a kind world: one in which what was asked for is answered, and
-    /// nothing happens of which nobody spoke.
-    pub(super) fn is_kind(&self, happens: Move) -> bool {
-        let World { asked, termed, killed, .. } = self.world;
-        match happens {
-            Move::Ask { .. }
-            | Move::AskAgain
-            | Move::Withdraw
-            | Move::Stop
-            | Move::Reload
-            | Move::Sleep
-            | Move::Oversleep
-            | Move::BeatMissed
-            | Move::Trigger
-            | Move::Extend
-            | Move::SpawnFailed(_) => false,
-            Move::Exit { .. } => asked || termed || killed,
-            Move::Recall
-            | Move::Begin { .. }
-            | Move::Beat
-            | Move::Tick
-            | Move::Spawned
-            | Move::Handlers(_)
-            | Move::Ready
-            | Move::Reloading
-            | Move::LeftoverReaped
-            | Move::TreeEmpty
-            | Move::Checked { .. }
-            | Move::Staged { .. }
-            | Move::Judged(_)
-            | Move::Recovered
-            | Move::OrphanGone => true,
-        }
-    }
-
-    /// What happens next where hooks, successors and ports never answer, and the child never says
-    /// anything and ends by SIGKILL alone.
-    pub(super) fn grim_move(&self) -> Move {
-        let World { leader, releasing, orphan, killed, sweep_kills, .. } = self.world;
-        if self.machine.state() == State::Idle {
-            Move::Begin { orphan: true }
-        } else if releasing {
-            Move::Spawned
-        } else if self.machine.state() == State::Ready
-            && matches!(&self.machine.restart, Some(r) if matches!(r.step, Step::Asking(_)))
-        {
-            // The one thing that is asked of the system and not of the child.
-            Move::Handlers(SIGHTS[0])
-        } else if orphan == Orphan::Killed {
-            Move::OrphanGone
-        } else if leader == Leader::Lives && killed {
-            let exit = crate::protocol::exit::ChildExit::Signal(Signal::Kill.number());
-            Move::Exit { exit, lived: Lived::Briefly, alone: false }
-        } else if leader == Leader::Gone
-            && sweep_kills > 0
-            && matches!(self.machine.state(), State::Sweeping(_))
-        {
-            Move::TreeEmpty
-        } else {
-            Move::Tick
-        }
-    }
-
-    // --- what happens ---
-
     /// Makes a move, and carries out what the machine asks for then.
     ///
     /// # Errors
@@ -338,7 +179,8 @@ impl Node {
             self.now = self.machine.poll_timeout().unwrap_or(self.now).max(self.now);
         }
         self.before = self.machine.state();
-        self.is_repeated = happens == Move::LeftoverReaped;
+        let is_struck = self.before == State::Sweeping(Rung::Kill);
+        self.is_repeated = happens == Move::LeftoverReaped && is_struck;
         self.happen(happens);
         match company {
             Company::Alone => {}
@@ -358,7 +200,7 @@ impl Node {
         Ok(())
     }
 
-    fn happen(&mut self, happens: Move) {
+    pub(super) fn happen(&mut self, happens: Move) {
         let generation = self.machine.generation();
         match happens {
             Move::Recall => {
@@ -480,355 +322,7 @@ impl Node {
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: Event) {
         self.machine.handle_event(self.now, event);
     }
-
-    // --- what the machine asks for ---
-
-    fn carry_out(&mut self, action: Action, choices: &mut Choices) -> Result<(), Breach> {
-        let told = || format!("{action:?}");
-        Law::NothingAfterExit.demand(self.world.left.is_none(), told)?;
-        // What was asked for before a stop overtook it is carried out still.
-        let stopped = self.world.stopping_said;
-        match action {
-            Action::Spawn { generation, safe_mode } => {
-                let is_asked_for = self.world.requests.contains(&Request::Open);
-                Law::WholeForRequests.demand(!safe_mode || !is_asked_for, told)?;
-                self.spawn(generation, choices)
-            }
-            Action::WatchReady { .. } => Law::NothingPreparedAfterStop.demand(!stopped, told),
-            Action::Inspect { .. } => {
-                match choices.choose(5) {
-                    0 => {} // lost, or late: it may come at any time
-                    sight => self.happen(Move::Handlers(SIGHTS[usize::from(sight) - 1])),
-                }
-                Ok(())
-            }
-            Action::Check { id } => {
-                Law::NothingPreparedAfterStop.demand(!stopped, told)?;
-                Law::OneHook.demand(self.world.check.is_none(), told)?;
-                self.world.check = u8::try_from(id.0).ok();
-                if choices.choose(2) == 1 {
-                    self.happen(Move::Checked { passed: false });
-                }
-                Ok(())
-            }
-            Action::Stage { generation } => {
-                Law::NothingPreparedAfterStop.demand(!stopped, told)?;
-                Law::EveryGenerationCounts.demand(generation == self.spawned + 1, told)?;
-                self.world.stage = Stage::Preparing;
-                if choices.choose(2) == 1 {
-                    self.happen(Move::Staged { ok: false });
-                }
-                Ok(())
-            }
-            Action::DropStage => {
-                self.world.stage = Stage::None;
-                Ok(())
-            }
-            Action::AbortHooks => {
-                self.world.check = None;
-                (self.world.judging, self.world.recovering) = (false, false);
-                Ok(())
-            }
-            Action::Signal { generation, signal, to } => self.strike(generation, signal, to),
-            // Out of date: the tree was found empty before it came to this.
-            Action::Sweep { generation, .. } if generation != self.machine.generation() => Ok(()),
-            Action::Sweep { signal, .. } => self.sweep(signal, choices),
-            Action::DeclareHung { .. } => {
-                let is_watched = self.machine.policy.watchdog.via != HeartVia::None;
-                let lives = self.world.leader == Leader::Lives;
-                let was_ready = self.before == State::Ready;
-                Law::HungIfWatched.demand(is_watched && lives && was_ready, told)
-            }
-            Action::CheckHeart { .. } | Action::ExtendUpstream { .. } | Action::AwaitOrphan => {
-                Ok(())
-            }
-            Action::Evict { signal } => self.evict(signal),
-            Action::Judge { beside: true, .. } => Ok(()),
-            Action::Judge { .. } => {
-                Law::OneHook.demand(!self.world.judging, told)?;
-                self.world.judging = true;
-                if choices.choose(2) == 1 {
-                    self.happen(Move::Judged(Judgement::Unavailable));
-                }
-                Ok(())
-            }
-            Action::Recover { .. } => {
-                Law::OneHook.demand(!self.world.recovering, told)?;
-                Law::MendedOnce.demand(!self.world.mended, told)?;
-                (self.world.recovering, self.world.mended) = (true, true);
-                if choices.choose(2) == 1 {
-                    self.happen(Move::Recovered);
-                }
-                Ok(())
-            }
-            Action::AnnounceReady { generation, first } => {
-                Law::NotReadyAfterStop.demand(!stopped, told)?;
-                Law::EveryGenerationCounts.demand(generation == self.spawned, told)?;
-                Law::ReadyOnce.demand(first != self.world.ready_said, told)?;
-                self.world.ready_said = true;
-                Ok(())
-            }
-            Action::AnnounceStopping => {
-                Law::StoppingOnce.demand(!self.world.stopping_said, told)?;
-                self.world.stopping_said = true;
-                Ok(())
-            }
-            Action::Served { id } => {
-                let request = self.request(id);
-                Law::OneVerdict.demand(*request == Request::Open, told)?;
-                *request = Request::Served;
-                Ok(())
-            }
-            Action::Verdict { id, verdict } => self.answer(id, verdict),
-            Action::Ended(outcome) => {
-                Law::EveryGenerationCounts.demand(outcome.generation == self.spawned, told)?;
-                let World { leader, end_told, .. } = self.world;
-                Law::EveryEndIsTold.demand(leader == Leader::Gone && !end_told, told)?;
-                self.world.end_told = true;
-                Ok(())
-            }
-            Action::Exit { code } => {
-                Law::StoppingOnce.demand(self.world.stopping_said, told)?;
-                Law::OneVerdict.demand(self.is_answered(), told)?;
-                self.world.left = Some(code);
-                Ok(())
-            }
-        }
-    }
-
-    fn spawn(&mut self, generation: u64, choices: &mut Choices) -> Result<(), Breach> {
-        let world = &mut self.world;
-        let told = || format!("generation {generation} is started");
-        Law::NoSpawnAfterStop.demand(world.stops == 0, told)?;
-        Law::OneChild.demand(world.leader != Leader::Lives, told)?;
-        Law::OneChild.demand(world.orphan == Orphan::None, told)?;
-        Law::EveryGenerationCounts.demand(generation == self.spawned + 1, told)?;
-        if world.leader == Leader::Gone {
-            let in_vain = u32::from(world.sweep_kills) >= MAX_KILLS;
-            Law::NoSpawnBesideLeftovers.demand(world.emptied || in_vain, told)?;
-            Law::EveryEndIsTold.demand(world.end_told, told)?;
-        }
-        self.spawned = generation;
-        world.leader = Leader::Lives;
-        world.stage = Stage::None;
-        (world.releasing, world.spawn_said) = (true, false);
-        (world.asked, world.termed, world.killed) = (false, false, false);
-        (world.swept, world.sweep_kills) = (false, 0);
-        (world.emptied, world.end_told) = (false, false);
-        match choices.choose(5) {
-            0 => {}
-            1 => self.happen(Move::Spawned),
-            2 => self.happen(Move::SpawnFailed(SpawnFailure::NotFound)),
-            3 => self.happen(Move::SpawnFailed(SpawnFailure::NoResources)),
-            _ => self.happen(Move::SpawnFailed(SpawnFailure::Other)),
-        }
-        Ok(())
-    }
-
-    fn strike(&mut self, generation: u64, signal: Signal, to: Target) -> Result<(), Breach> {
-        let world = &mut self.world;
-        let told = || format!("{signal} to the {to:?} of generation {generation}");
-        Law::EveryGenerationCounts.demand(generation == self.spawned, told)?;
-        Law::OnlyTheLivingAreSignalled.demand(world.leader != Leader::Gone, told)?;
-        match to {
-            Target::Leader => world.asked = true,
-            Target::Group => {
-                // To one that was not told to run, the first signal went to nobody.
-                Law::AskedBeforeTerm.demand(world.asked || !world.spawn_said, told)?;
-                world.termed = true;
-            }
-            Target::Tree => {
-                Law::TermBeforeKill.demand(world.termed || world.stops > 2, told)?;
-                world.killed = true;
-            }
-        }
-        Ok(())
-    }
-
-    fn sweep(&mut self, signal: Signal, choices: &mut Choices) -> Result<(), Breach> {
-        let world = &mut self.world;
-        let told = || format!("{signal} to what is left");
-        Law::SweptAfterTheLeader.demand(world.leader == Leader::Gone, told)?;
-        if signal == Signal::Kill {
-            let hurried = world.killed || world.stops > 1 || world.sweep_kills > 0;
-            Law::TermBeforeKill.demand(world.swept || hurried, told)?;
-            // From here on that is all that matters.
-            (world.swept, world.killed) = (false, false);
-            if !self.is_repeated {
-                world.sweep_kills = (world.sweep_kills + 1).min(MAX_KILLS as u8);
-            }
-        } else {
-            world.swept = true;
-        }
-        if world.emptied || choices.choose(2) == 1 {
-            self.happen(Move::TreeEmpty);
-        }
-        Ok(())
-    }
-
-    fn evict(&mut self, signal: Signal) -> Result<(), Breach> {
-        let orphan = &mut self.world.orphan;
-        let told = || format!("{signal} to the orphan");
-        Law::SweptAfterTheLeader.demand(*orphan != Orphan::None, told)?;
-        *orphan = match (*orphan, signal) {
-            (Orphan::Lives, _) => Orphan::Asked,
-            (Orphan::Asked, Signal::Term) => Orphan::Termed,
-            (_, Signal::Kill) => {
-                let termed = matches!(*orphan, Orphan::Termed | Orphan::Killed);
-                Law::TermBeforeKill.demand(termed, told)?;
-                Orphan::Killed
-            }
-            _ => return Err(Law::AskedBeforeTerm.breach(told())),
-        };
-        Ok(())
-    }
-
-    fn answer(&mut self, id: RestartId, verdict: Verdict) -> Result<(), Breach> {
-        let told = || format!("{id:?}: {verdict:?}");
-        let (spawned, state) = (self.spawned, self.machine.state());
-        let request = self.request(id);
-        Law::OneVerdict.demand(*request != Request::Closed, told)?;
-        let is_served = *request == Request::Served;
-        let true_verdict = match verdict {
-            Verdict::Respawned { generation, .. } => is_served && generation == spawned,
-            Verdict::InProcess { generation } => !is_served && generation == spawned,
-            Verdict::Refused(_) | Verdict::Cancelled => !is_served,
-            Verdict::StartLimit => true,
-            Verdict::Parked { code } => {
-                code == crate::protocol::exit::CONFIG
-                    && matches!(state, State::Parked(_) | State::Done(_))
-            }
-            Verdict::Stopped => true,
-        };
-        Law::TrueVerdict.demand(true_verdict, told)?;
-        *request = Request::Closed;
-        Ok(())
-    }
-
-    fn request(&mut self, id: RestartId) -> &mut Request {
-        &mut self.world.requests[id.0 as usize]
-    }
-
-    // --- what holds whenever the machine waits ---
-
-    /// What holds in every state, of which each is looked at once.
-    pub(super) fn look(&self) -> Result<(), Breach> {
-        let Self { machine, world, .. } = self;
-        let state = machine.state();
-        let told = || format!("{machine:?}");
-        // A watchdog's is no deadline of the machine's.
-        let is_own = |timer: &Timer| *timer != Timer::Heart && machine.timers.at(*timer).is_some();
-        let has_deadline = Timer::ALL.iter().any(is_own);
-        let may_rest = match state {
-            State::Ready => machine.restart.is_none() && !machine.is_stopping(),
-            State::Idle | State::Awaiting | State::Parked(_) | State::Done(_) => true,
-            State::Evicting(_)
-            | State::Starting
-            | State::Draining(_)
-            | State::Ending(..)
-            | State::Sweeping(_)
-            | State::Judging
-            | State::Recovering
-            | State::Backoff
-            | State::HalfOpen => false,
-        };
-        Law::WaitsWithDeadline.demand(may_rest || has_deadline, told)?;
-        Law::RestsWithoutDeadline.demand(!may_rest || !has_deadline, told)?;
-        let is_done = matches!(state, State::Done(_));
-        Law::DoneMeansExit.demand(is_done == world.left.is_some(), told)?;
-        if is_done {
-            return Ok(());
-        }
-        for (slot, request) in world.requests.iter().enumerate() {
-            let id = RestartId(slot as u64);
-            let open = machine.restart.iter().flat_map(|r| &r.ids).filter(|i| **i == id).count();
-            let served = machine.awaited.iter().filter(|(i, _)| *i == id).count();
-            let expected = match request {
-                Request::Closed => (0, 0),
-                Request::Open => (1, 0),
-                Request::Served => (0, 1),
-            };
-            Law::RequestsAreKept.demand((open, served) == expected, || {
-                format!("{id:?}, {request:?}, in {machine:?}")
-            })?;
-        }
-        let step = machine.restart.as_ref().map(|restart| restart.step);
-        let is_wanted = match state {
-            State::Judging => !world.recovering,
-            State::Recovering => !world.judging,
-            _ => !world.judging && !world.recovering,
-        };
-        let is_checking = world.check.is_none() || step == Some(Step::Checking);
-        Law::NoHookForgotten.demand(is_wanted && is_checking, told)?;
-        // One that is on its way out leaves the successor to what starts next.
-        let is_leaving = matches!(
-            state,
-            State::Sweeping(_)
-                | State::Judging
-                | State::Recovering
-                | State::Backoff
-                | State::HalfOpen
-        );
-        let is_used = world.stage == Stage::None || step.is_some() || is_leaving;
-        Law::NoStageForgotten
-            .demand(is_used && (world.stage == Stage::None || world.stops == 0), told)?;
-        Law::KnownWord.demand(!state.word().is_empty(), told)
-    }
-
-    /// Facts of other generations, answers to what was not asked, and an early call change nothing,
-    /// in no state; and in one that is done, nothing does.
-    pub(super) fn is_deaf_to_the_stale(&self) -> Result<(), Breach> {
-        let mut machine = self.machine.clone();
-        let now = self.now;
-        if self.world.left.is_some() {
-            let (id, mode) = (RestartId(0), Mode::Auto);
-            let asked = Event::RestartRequested { id, mode, force: true };
-            let asked = [asked, Event::RestartWithdrawn, Event::StopRequested, Event::OrphanGone];
-            asked.into_iter().for_each(|event| machine.handle_event(now, event));
-            stale(machine.generation()).into_iter().for_each(|e| machine.handle_event(now, e));
-            let is_over = machine.actions.is_empty() && machine.poll_timeout().is_none();
-            return Law::NothingAfterExit.demand(is_over, || format!("{machine:?}"));
-        }
-        if machine.poll_timeout().is_none_or(|at| at > now) {
-            machine.handle_timeout(now);
-        }
-        let present = machine.generation();
-        for of in [present.wrapping_sub(1), present + 1, present + 5] {
-            for event in stale(of) {
-                machine.handle_event(now, event);
-            }
-        }
-        for (generation, ok) in [(present, true), (present + 2, true), (present, false)] {
-            machine.handle_event(now, Event::StageFinished { generation, ok });
-        }
-        machine.handle_event(now, Event::CheckFinished { id: RestartId(99), passed: false });
-        let told = || format!("{:?} became {machine:?}", self.machine);
-        let is_quiet = machine.actions.is_empty();
-        Law::StaleFactsChangeNothing
-            .demand(is_quiet && Key::of(&machine, &self.world, now, self.boot) == self.key(), told)
-    }
-}
-
-/// All that can be said of a generation.
-fn stale(generation: u64) -> [Event; 14] {
-    let (exit, ran) = (crate::protocol::exit::ChildExit::Code(0), Duration::ZERO);
-    [
-        Event::Spawned { generation },
-        Event::SpawnFailed { generation, failure: SpawnFailure::Other, boot: Duration::ZERO },
-        Event::HandlersSeen { generation, handlers: SIGHTS[1] },
-        Event::ReadySeen { generation },
-        Event::ReloadingSeen { generation },
-        Event::HeartSeen { generation },
-        Event::HeartMissed { generation },
-        Event::HeartTriggered { generation },
-        Event::ExtendRequested { generation, by: Duration::from_secs(5) },
-        Event::LeaderExited { generation, exit, ran, boot: Duration::ZERO },
-        Event::LeftoverReaped { generation },
-        Event::TreeEmpty { generation },
-        Event::Judged { generation, judgement: Judgement::Stop },
-        Event::RecoveryFinished { generation },
-    ]
 }

@@ -176,3 +176,13 @@ fn a_restart_means_the_orphan() {
     hand.spawned();
     assert!(hand.serves().contains(&verdict(1, Verdict::Respawned { generation: 1, cut: false })));
 }
+
+#[test]
+fn a_restart_that_came_before_the_start_means_the_orphan_too() {
+    let mut policy = Policy::default();
+    policy.orphan = Orphan::Wait;
+    let mut hand = Hand::idle(policy);
+    assert_eq!(hand.restart(1), []);
+    let evicted = hand.tell(Event::Started { orphan: true });
+    assert_eq!(evicted, [Action::Evict { signal: Signal::Term }]);
+}
