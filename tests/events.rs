@@ -126,14 +126,14 @@ fn a_follower_goes_on_over_a_rotation() {
 fn each_line_is_told_to_people_and_none_can_forge_another() {
     let rig = Rig::new().child(OBEDIENT);
     fs::create_dir_all(rig.state()).unwrap();
-    let foreign = r#"{"at":1,"event":"reload-refused","why":"a\nb\u001b[31m"}"#;
+    let foreign = r#"{"at":1,"event":"recovery","step":"a\nb\u001b[31m"}"#;
     fs::write(rig.state().join(NAME), format!("{foreign}\nnot \u{1b} json\n")).unwrap();
     restart_and_stop(&rig);
     let told = rig.cli(["events"]);
     assert_eq!(told.code, 0, "{told:?}");
     let lines: Vec<_> = told.stdout.lines().collect();
     assert_eq!(lines.len(), 2 + A_RESTART.len() + 1, "{told:?}");
-    assert!(lines[0].ends_with("settings   refused: a b [31m"), "{told:?}");
+    assert!(lines[0].ends_with("recovery   a b [31m"), "{told:?}");
     assert_eq!(lines[1], "?  not   json");
     for (line, word) in lines[2..].iter().zip(A_RESTART) {
         let word = if word == "verdict" { "done" } else { word };

@@ -108,6 +108,22 @@ fn a_restart_while_it_is_waited_for_means_it() {
     assert_eq!(next.stop(), 0);
 }
 
+#[test]
+fn what_it_asks_of_the_next_supervisor_was_not_meant_for_that_one() {
+    let rig = Rig::new();
+    let child = outlived(&rig, Sign::Lock);
+    let mut next = rig.config(WAIT).child(OBEDIENT).start();
+    next.until(|status| status.state == "waiting");
+    for verb in [r#""stop""#, r#""restart","reason":"x""#] {
+        let answer = child.perform(&format!(r#"ask {{"v":1,"id":"1","verb":{verb}}}"#));
+        assert!(answer.contains("this supervisor is not yours"), "{answer}");
+    }
+    assert_eq!(next.status().state, "waiting");
+    child.say("exit 0");
+    next.next_child();
+    assert_eq!(next.stop(), 0);
+}
+
 /// A process that has nothing to do with the gateway.
 struct Stranger(Child);
 

@@ -76,6 +76,8 @@ fn running(status: &control::Status) -> String {
     words.extend(status.memory.map(|n| format!("memory {}", human::bytes(n))));
     words.extend(status.version.as_ref().map(|v| format!("{} {v}", status.profile)));
     let mut lines = vec![words.join("   ")];
+    let at_limit = status.at_limit.as_deref();
+    lines.extend(at_limit.map(|word| format!("limit     started after {word}")));
     lines.extend(status.says.as_ref().map(|says| format!("says      {says}")));
     lines.extend(status.drain.as_ref().map(|drain| {
         let names = told_blockers(&drain.blockers).map(|names| format!(": {names}"));

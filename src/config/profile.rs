@@ -124,6 +124,8 @@ pub fn openclaw(facts: &Facts) -> Vec<Leaf> {
             ("limit.interval", window.clone().into()),
             ("limit.then", "half-open".into()),
             ("limit.retry", window.clone().into()),
+            // A boot that we kill is unclean for it as any other.
+            ("limit.kills", true.into()),
             // One that lived longer is out of its window; one that lived less is not.
             ("backoff.reset_after", window.into()),
         ]);

@@ -322,6 +322,9 @@ pub struct Status {
     /// The child was started with `LOCKKEEPER_SAFE_MODE=1`: so many before it had failed.
     #[serde(default)]
     pub safe_mode: bool,
+    /// It was started at the start limit; what that means, for people.
+    #[serde(default)]
+    pub at_limit: Option<String>,
     /// Restarts that were asked for, and done.
     pub restarts: u64,
     /// Ends of the child that nobody had asked for.

@@ -147,6 +147,8 @@ struct Driver {
     has_progressed: bool,
     /// The present child was started in safe mode.
     safe_mode: bool,
+    /// It was started at the start limit; what that means, in words.
+    at_limit: Option<String>,
     /// What is written down for the next supervisor.
     remembered: Memory,
     /// Datagrams that were dropped.
@@ -235,6 +237,7 @@ impl Driver {
             drain: None,
             has_progressed: false,
             safe_mode: false,
+            at_limit: None,
             remembered,
             place: Place::of(&state_dir),
             complaints: Throttle::default(),

@@ -116,6 +116,8 @@ impl Supervisor {
                 if self.policy.recovery.command
                     && !self.failures.is_mended(ended.boot, &self.policy.recovery) =>
             {
+                // Counts against the next crash; the retry after the command is made all the same.
+                let _ = self.failures.count_early(ended.boot, &self.policy);
                 self.mend(now, &ended);
             }
             Reading::WantsPark(code) => {

@@ -59,7 +59,13 @@ impl FailureCount {
         self.memory.recent.iter_mut().for_each(|at| *at = boot.min(*at));
         self.memory.recent.make_contiguous().sort_unstable();
         self.memory.mended = self.memory.mended.map(|at| boot.min(at));
-        self.trial = self.within(boot, limit.interval) >= limit.burst as usize;
+        self.trial = self.at_limit(boot, limit).is_some();
+    }
+
+    /// How many failures there were lately, if they reach the limit.
+    pub(super) fn at_limit(&self, boot: Duration, limit: &StartLimit) -> Option<usize> {
+        let lately = self.within(boot, limit.interval);
+        (lately >= limit.burst as usize).then_some(lately)
     }
 
     /// The child lived long enough: a clean sheet.
@@ -115,7 +121,7 @@ impl FailureCount {
         while recent.len() > most.max(1) || recent.front().is_some_and(|first| *first < oldest) {
             recent.pop_front();
         }
-        let reached = self.trial || self.within(boot, limit.interval) >= limit.burst as usize;
+        let reached = self.trial || self.at_limit(boot, limit).is_some();
         self.trial = false;
         let after = match limit.then {
             LimitThen::HalfOpen => AfterFailure::HalfOpen(limit.retry),

@@ -166,6 +166,13 @@ impl Supervisor {
         self.safe_mode = self.failures.wants_safe_mode(boot, &self.policy.recovery);
     }
 
+    /// How many failures there were lately, if they reach the start limit: a child that is started
+    /// all the same (as a trial, or because somebody asked) may find itself restricted, as OpenClaw
+    /// does. `boot` is now, on the clock that goes on in sleep.
+    pub fn failures_at_limit(&self, boot: Duration) -> Option<usize> {
+        self.failures.at_limit(boot, &self.policy.limit)
+    }
+
     /// Where it is.
     pub fn state(&self) -> State {
         self.state

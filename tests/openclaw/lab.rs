@@ -3,6 +3,7 @@
 use std::{
     env, fs, io,
     net::{Ipv4Addr, TcpListener},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Output},
     thread,
@@ -137,6 +138,32 @@ impl Lab {
         Supervisor::start(command)
     }
 
+    /// Runs it as the service does that `openclaw gateway install --wrapper` writes, with programs
+    /// that lie as npm puts them.
+    pub fn run_wrapped(&self) -> Supervisor {
+        let bin = self.home.path().join("bin");
+        fs::create_dir(&bin).expect("a fresh folder");
+        let lockkeeper = Path::new(env!("CARGO_BIN_EXE_lockkeeper"));
+        for (name, program) in
+            [("lockkeeper", lockkeeper), ("node", &self.node), ("openclaw", &self.openclaw)]
+        {
+            symlink(program, bin.join(name)).expect("a fresh name");
+        }
+        let wrapper = "packaging/openclaw/lockkeeper-openclaw-wrapper";
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(wrapper));
+        command.args(["gateway", "run", "--port", &self.port.to_string()]).env_clear();
+        self.supervised(&mut command);
+        command.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        for (name, value) in [
+            ("OPENCLAW_SYSTEMD_UNIT", "openclaw-gateway.service"),
+            ("OPENCLAW_SERVICE_MARKER", "openclaw"),
+            ("OPENCLAW_SERVICE_KIND", "gateway"),
+        ] {
+            command.env(name, value);
+        }
+        Supervisor::start(command)
+    }
+
     /// Asks `lockkeeper`, and waits for its answer.
     pub fn ask(&self, args: &[&str]) -> Output {
         self.lockkeeper(args).output().expect("lockkeeper starts")
@@ -164,12 +191,16 @@ impl Lab {
     fn lockkeeper(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockkeeper"));
         command.args(args).env_clear();
-        self.environ(&mut command);
+        self.supervised(&mut command);
+        command
+    }
+
+    fn supervised(&self, command: &mut Command) {
+        self.environ(command);
         command
             .env("LOCKKEEPER_STATE_DIR", self.home.path().join("keeper"))
             .env("NODE_COMPILE_CACHE", self.home.path().join("tmp/compile-cache"))
             .env("INVOCATION_ID", "5f9f3ab6a3a44a0b8d4a3f1c4b9c2f10");
-        command
     }
 
     fn environ(&self, command: &mut Command) {

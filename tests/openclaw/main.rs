@@ -53,6 +53,24 @@ fn it_starts_and_becomes_ready() {
     assert_eq!(lab.gateways(), [pid]);
 }
 
+/// The service that `openclaw gateway install --wrapper` writes gives the wrapper these words and
+/// marks.
+#[test]
+fn the_wrapper_for_its_own_service_supervises_it() {
+    let lab = Lab::new();
+    let mut keeper = lab.run_wrapped();
+
+    let pid = keeper.ready(1);
+
+    let status = lab.status();
+    assert_eq!((status.supervisor_pid, status.profile.as_str()), (keeper.pid(), "openclaw"));
+    assert_eq!(status.version.as_deref(), Some("2026.9.6"));
+    assert_eq!(lab.lock_holder(), Some(pid));
+    keeper.signal(Signal::Term);
+    assert_eq!(keeper.ended(), End::Code(0));
+    lab.nothing_is_left();
+}
+
 #[test]
 fn sigterm_exits_0_and_leaves_nothing() {
     let lab = Lab::new();

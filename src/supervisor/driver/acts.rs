@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    config::{driver::openclaw_probe, probe::Probe, settings::Settings},
+    config::{driver::openclaw_probe, probe::Probe, profile::ProfileName, settings::Settings},
     protocol::{
         control::{Phase, RestartId, Verdict, millis},
         signal::Signal,
@@ -38,6 +38,7 @@ impl Driver {
                     ));
                     self.story.record(Entry::Recovery { step: "safe-mode".to_owned() });
                 }
+                self.warn_at_limit(generation);
                 self.spawn(generation);
             }
             Action::WatchReady { generation } => {
@@ -197,6 +198,24 @@ impl Driver {
         } else {
             self.upstream.status(&status);
         }
+    }
+
+    /// Says that a start is one beyond the start limit: a trial, or asked for.
+    fn warn_at_limit(&mut self, generation: u64) {
+        self.at_limit = None;
+        let settings = &self.effective.settings;
+        let Some(failures) = self.machine.failures_at_limit(clock::boot_now()) else { return };
+        // OpenClaw counts as we do, and then leaves its channels closed.
+        let restricted = match settings.profile {
+            ProfileName::Generic => "",
+            ProfileName::Openclaw => {
+                "; OpenClaw may start without its channels, and opens them itself after 5 to 10 min"
+            }
+        };
+        let word = format!("{failures} failures within {}{restricted}", settings.limit.interval);
+        self.story.warn(format!("generation {generation} starts at the start limit: {word}"));
+        self.story.record(Entry::Recovery { step: format!("trial after {word}") });
+        self.at_limit = Some(word);
     }
 
     fn spawn(&mut self, generation: u64) {

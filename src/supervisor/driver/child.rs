@@ -533,6 +533,11 @@ impl Processes {
         orphan::look(&self.child_lock, !locked)
     }
 
+    /// Whether this process belongs to it.
+    pub(super) fn is_of_orphan(&self, pid: u32) -> bool {
+        orphan::find(&self.child_lock).iter().any(|id| id.pid == pid)
+    }
+
     /// The first call asks the leader; each later one strikes all. Gives where they were before.
     pub(super) fn evict(&mut self, signal: Signal) -> Found {
         let found = orphan::signal(&self.child_lock, signal, self.struck_orphan);

@@ -41,6 +41,9 @@ pub(super) struct Asked {
     pub(super) token: Option<Token>,
 }
 
+/// What a process is told that belongs to the child of an earlier supervisor.
+const OF_ORPHAN: &str = "this supervisor is not yours: the one that started you has ended";
+
 /// Whether a signal asks the supervisor to stop, whatever its settings are.
 pub(super) fn is_stop(received: &Received) -> bool {
     match received.signal {
@@ -206,6 +209,9 @@ impl Driver {
     pub(super) fn on_request(&mut self, incoming: Incoming) {
         let Incoming { request, peer, mut reply } = incoming;
         let now = clock::now();
+        if self.is_of_orphan(&peer) && request.verb != Verb::Status {
+            return reply.send(Body::Error(OF_ORPHAN.to_owned()));
+        }
         match request.verb {
             Verb::Status => {
                 reply.send(Body::Answer(Answer::Status(Box::new(self.status(now)))));
@@ -268,6 +274,13 @@ impl Driver {
         }
     }
 
+    /// Whether it belongs to the child of an earlier supervisor, whose control socket had the same
+    /// path: what it has to ask was meant for that one.
+    fn is_of_orphan(&self, peer: &Peer) -> bool {
+        matches!(self.machine.state(), State::Awaiting | State::Evicting(_))
+            && peer.pid.is_some_and(|pid| self.processes.is_of_orphan(pid))
+    }
+
     fn peer(&self, peer: &Peer) -> Requester {
         let is_child = peer.pid.is_some_and(|pid| self.processes.owns(pid));
         Requester {
@@ -294,6 +307,7 @@ impl Driver {
             says: self.says.clone(),
             drain: self.drain.clone(),
             safe_mode: self.safe_mode && alive,
+            at_limit: self.at_limit.clone().filter(|_| alive),
             restarts: self.story.restarts,
             crashes: self.story.crashes,
             pending: pending.map(|pending| pending.id),
