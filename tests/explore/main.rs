@@ -15,8 +15,7 @@
 
 // What the machine's files show to the rest of the product is used in part here.
 #![allow(dead_code, unreachable_pub)]
-// The numbers are what it is for.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "the numbers are what it is run for")]
 
 mod mutants;
 mod supervisor;

@@ -218,7 +218,7 @@ const MUTANTS: [Mutant; 29] = [
         "let safe_mode = self.safe_mode;",
     ),
     mutant(
-        "a_beat_that_nobody_asked_for_is_missed",
+        "a_leaving_child_is_declared_hung",
         "watched",
         "heart.rs",
         "            | State::Parked(_)\n            | State::Done(_) => return,",
