@@ -395,6 +395,7 @@ impl Driver {
 
     /// Ends what is left of ours, and says goodbye.
     async fn leave(mut self, code: u8) -> u8 {
+        self.remember();
         self.hooks.abort();
         self.hooks.abort_reader();
         self.processes.drop_stage();

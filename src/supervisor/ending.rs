@@ -95,11 +95,6 @@ impl Supervisor {
             debug_assert!(false, "swept without an exit");
             return self.finish(exit::FAILURE);
         };
-        // One that was never ready is not stable, however long its ready timeout let it live.
-        if self.was_ready && ended.ran >= self.policy.backoff.reset_after {
-            self.failures.reset();
-            self.safe_mode = false;
-        }
         if self.is_stopping() {
             let code = self.stop_code(&ended);
             self.tell(&ended, Counted::No, Then::Leave(code));
@@ -222,6 +217,8 @@ impl Supervisor {
             AfterFailure::HalfOpen(wait) => {
                 self.leave_state();
                 self.answer_all(Verdict::StartLimit);
+                // The trial may be one in safe mode, which the successor that waits is not.
+                self.actions.push_back(Action::DropStage);
                 self.state = State::HalfOpen;
                 self.timers.set(Timer::HalfOpen, now + wait);
             }

@@ -62,6 +62,12 @@ pub enum Event {
         /// Whose.
         generation: u64,
     },
+    /// The child's port was to be asked, and it cannot be known whether it would answer: the system
+    /// has nothing to spare.
+    HeartUnknown {
+        /// Whose.
+        generation: u64,
+    },
     /// The child asked to be treated as hung (`WATCHDOG=trigger`).
     HeartTriggered {
         /// Which one.
@@ -148,6 +154,7 @@ impl Event {
             | Self::ReloadingSeen { generation }
             | Self::HeartSeen { generation }
             | Self::HeartMissed { generation }
+            | Self::HeartUnknown { generation }
             | Self::HeartTriggered { generation }
             | Self::ExtendRequested { generation, .. }
             | Self::LeaderExited { generation, .. }
@@ -268,7 +275,8 @@ pub enum Action {
         /// SIGTERM or SIGKILL.
         signal: Signal,
     },
-    /// Look at the child's port for a sign of life; answer with `HeartSeen` or `HeartMissed`.
+    /// Look at the child's port for a sign of life; answer with `HeartSeen`, `HeartMissed`
+    /// or `HeartUnknown`.
     CheckHeart {
         /// Whose.
         generation: u64,

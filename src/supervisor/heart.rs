@@ -17,6 +17,8 @@ pub(super) enum Beat {
     Seen,
     /// It was asked for, and did not.
     Missed,
+    /// Nobody can tell.
+    Unknown,
     /// The child asks to be treated as hung.
     Triggered,
 }
@@ -62,18 +64,23 @@ impl Supervisor {
             (Beat::Triggered, HeartVia::Notify | HeartVia::Probe) => {
                 self.hang(now, HungSign::Triggered);
             }
-            (Beat::Seen, HeartVia::Notify) => self.watch_heart(now),
+            (Beat::Seen, HeartVia::Notify) => {
+                self.heard_heart = true;
+                self.watch_heart(now);
+            }
             // The next look comes in its time.
             (Beat::Seen, HeartVia::Probe) => {
+                self.heard_heart = true;
                 self.silent = 0;
                 self.heart_asked = false;
             }
+            (Beat::Unknown, HeartVia::Probe) => self.heart_asked = false,
             (Beat::Missed, HeartVia::Probe) if self.heart_asked => {
                 self.heart_asked = false;
                 self.count_silence(now);
             }
             // An answer that nobody waits for any more.
-            (Beat::Missed, HeartVia::Probe | HeartVia::Notify) => {}
+            (Beat::Missed | Beat::Unknown, HeartVia::Probe | HeartVia::Notify) => {}
         }
     }
 
@@ -96,6 +103,17 @@ impl Supervisor {
             self.heart_asked = true;
             self.actions.push_back(Action::CheckHeart { generation: self.generation });
         }
+    }
+
+    /// The child has been ready for `backoff.reset_after`: all failures before it are forgotten. Not
+    /// as long as it is silent, or one that hangs after each start would never reach the limit.
+    pub(super) fn on_stable(&mut self, now: Instant) {
+        let watchdog = &self.policy.watchdog;
+        if watchdog.via != HeartVia::None && (self.silent > 0 || !self.heard_heart) {
+            return self.timers.set(Timer::Stable, now + watchdog.interval);
+        }
+        self.failures.reset();
+        self.safe_mode = false;
     }
 
     fn count_silence(&mut self, now: Instant) {

@@ -68,6 +68,11 @@ impl FailureCount {
         (lately >= limit.burst as usize).then_some(lately)
     }
 
+    /// Whether there is nothing to forget.
+    pub(super) fn is_clean(&self) -> bool {
+        self.memory == Memory::default() && !self.trial
+    }
+
     /// The child lived long enough: a clean sheet.
     pub(super) fn reset(&mut self) {
         self.memory = Memory::default();

@@ -32,7 +32,8 @@
 //!
 //! What always holds (`machine_tests.rs` looks for a counter-example):
 //! - never two children: a spawn follows only the emptied tree of the generation before;
-//! - no spawn after a stop, and a stop ends within hold + grace + ladder;
+//! - no spawn after a stop, and a stop ends within hold + grace + ladder, where a child that makes
+//!   progress may have four times its grace;
 //! - a state that waits has a deadline; only `Awaiting`, `Ready`, `Parked` and `Done` wait for the
 //!   world alone, and `Ready` only without a watchdog;
 //! - an accepted restart gets exactly one verdict.
@@ -77,8 +78,6 @@ pub struct Supervisor {
     pub(super) ever_spawned: bool,
     /// Some child has been ready, in the life of this supervisor.
     pub(super) ever_ready: bool,
-    /// The present child has been ready.
-    pub(super) was_ready: bool,
     /// What we sent to the present child, so that its death of it is not taken for a crash.
     pub(super) sent: Vec<Signal>,
     /// The present child said that it builds itself anew, as it was told to.
@@ -95,6 +94,8 @@ pub struct Supervisor {
     pub(super) kills: u32,
     /// Intervals in a row in which the present child gave no sign of life.
     pub(super) silent: u32,
+    /// It has given one since it became ready.
+    pub(super) heard_heart: bool,
     /// Its port was asked for one, and has not answered.
     pub(super) heart_asked: bool,
     /// Until when the present deadline of a start or a drain may be put off.
@@ -120,7 +121,6 @@ impl Supervisor {
             alive: false,
             ever_spawned: false,
             ever_ready: false,
-            was_ready: false,
             sent: Vec::new(),
             reloading: false,
             ended: None,
@@ -129,6 +129,7 @@ impl Supervisor {
             awaited: Vec::new(),
             kills: 0,
             silent: 0,
+            heard_heart: false,
             heart_asked: false,
             patience_end: None,
             safe_mode: false,
@@ -147,8 +148,11 @@ impl Supervisor {
         {
             self.timers.set(Timer::Ready, now + policy.ready.timeout);
         }
+        let watches_anew = (policy.watchdog.via, policy.watchdog.interval)
+            != (self.policy.watchdog.via, self.policy.watchdog.interval);
         self.policy = policy;
-        if self.state == State::Ready {
+        // Only then: who reloads each minute must not keep a hung child alive by it.
+        if self.state == State::Ready && watches_anew {
             self.watch_heart(now);
         }
     }
@@ -350,6 +354,7 @@ impl Supervisor {
 
             Event::HeartSeen { .. } => self.on_heart(now, Beat::Seen),
             Event::HeartMissed { .. } => self.on_heart(now, Beat::Missed),
+            Event::HeartUnknown { .. } => self.on_heart(now, Beat::Unknown),
             Event::HeartTriggered { .. } => self.on_heart(now, Beat::Triggered),
             Event::ExtendRequested { by, .. } => self.on_extend(now, by),
 
@@ -466,6 +471,14 @@ impl Supervisor {
                     self.timers.clear(Timer::Prepare);
                     self.after_stage(now, ok);
                 }
+                // It was prepared once more, by settings that were read again, and that failed.
+                Some(r)
+                    if r.step == Step::Asking(Respawn::Fresh)
+                        && generation == self.generation + 1
+                        && !ok =>
+                {
+                    self.after_stage(now, ok);
+                }
                 // Of a restart that was called off or overtaken.
                 Some(_) | None => {}
             },
@@ -517,6 +530,7 @@ impl Supervisor {
                 (Timer::StopHold, State::Starting) => self.drain(now, Goal::Stop),
                 (Timer::Prepare, State::Starting | State::Ready) => self.on_prepare_timeout(now),
                 (Timer::Heart, State::Ready) => self.on_heart_due(now, at),
+                (Timer::Stable, State::Ready) => self.on_stable(now),
                 (Timer::Grace, State::Draining(goal)) => self.end(now, goal, Rung::Term),
                 (Timer::Kill, State::Ending(goal, _)) => self.end(now, goal, Rung::Kill),
                 (Timer::Kill, State::Evicting(rung)) => self.evict(now, rung.next()),

@@ -22,7 +22,6 @@ impl Supervisor {
         self.leave_state();
         self.generation += 1;
         self.alive = false;
-        self.was_ready = false;
         self.reloading = false;
         self.sent.clear();
         self.state = State::Starting;
@@ -86,7 +85,6 @@ impl Supervisor {
         let stop_held = self.is_stopping();
         self.timers.clear_all();
         self.state = State::Ready;
-        self.was_ready = true;
         if reloaded {
             self.reloading = false;
             self.sent.clear();
@@ -98,7 +96,12 @@ impl Supervisor {
         let first = !std::mem::replace(&mut self.ever_ready, true);
         self.actions.push_back(Action::AnnounceReady { generation: self.generation, first });
         let generation = self.generation;
+        self.heard_heart = false;
         self.watch_heart(now);
+        // Without a failure to forget nobody needs to be woken.
+        if self.safe_mode || !self.failures.is_clean() {
+            self.timers.set(Timer::Stable, now + self.policy.backoff.reset_after);
+        }
         for (id, cut) in std::mem::take(&mut self.awaited) {
             let verdict = Verdict::Respawned { generation, cut };
             self.actions.push_back(Action::Verdict { id, verdict });

@@ -195,8 +195,13 @@ impl Supervisor {
         let later = end.min(now.checked_add(by).unwrap_or(end));
         if later > at {
             self.timers.set(timer, later);
-            if self.is_stopping() || !self.ever_ready {
-                self.actions.push_back(Action::ExtendUpstream { by: later - now });
+            // The ladder that may follow needs its time, too, or the manager would strike first.
+            let ladder = 2 * self.patience(Rung::Kill);
+            if self.is_stopping() {
+                self.actions.push_back(Action::ExtendUpstream { by: later - now + ladder });
+            } else if !self.ever_ready {
+                let by = later - now + self.policy.stop.grace + ladder;
+                self.actions.push_back(Action::ExtendUpstream { by });
             }
         }
     }

@@ -17,6 +17,8 @@ pub(super) enum Timer {
     Prepare,
     /// A ready child gave no sign of life in its interval, or its port is to be asked for one.
     Heart,
+    /// A ready child has lived long enough to be the end of all failures before it.
+    Stable,
     /// A drain takes too long: the next step of the ladder.
     Grace,
     /// The ladder's next step.
@@ -41,6 +43,7 @@ impl Timer {
         Self::StopHold,
         Self::Prepare,
         Self::Heart,
+        Self::Stable,
         Self::Grace,
         Self::Kill,
         Self::Sweep,

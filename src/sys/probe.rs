@@ -4,7 +4,7 @@
 //! listener must belong to the child's tree, where the system tells whose it is.
 #![allow(clippy::disallowed_methods)]
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{fs, io, net::SocketAddr, time::Duration};
 
 use thiserror::Error;
 use tokio::{
@@ -81,6 +81,27 @@ pub enum NotReady {
     /// No whole answer in time.
     #[error("no answer within {} s", ATTEMPT.as_secs())]
     TimedOut,
+}
+
+impl NotReady {
+    /// Whether it says something of us and nothing of the child: we have no descriptor, port or
+    /// memory to ask with. Nor can it be told then whose a listener is.
+    pub fn is_ours(&self) -> bool {
+        use rustix::io::Errno;
+        const OURS: [Errno; 5] =
+            [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
+        match self {
+            Self::NoConnection { source, .. } | Self::BrokeOff(source) => {
+                Errno::from_io_error(source).is_some_and(|errno| OURS.contains(&errno))
+            }
+            Self::Stranger(_) => fs::File::open("/dev/null").is_err(),
+            Self::NotHttp(_)
+            | Self::TooLarge
+            | Self::Status { .. }
+            | Self::Field { .. }
+            | Self::TimedOut => false,
+        }
+    }
 }
 
 /// Asks once, for at most [`ATTEMPT`]. `members` are the pids of the child's tree at the moment of

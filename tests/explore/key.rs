@@ -108,7 +108,6 @@ impl Writer {
             alive,
             ever_spawned,
             ever_ready,
-            was_ready,
             sent,
             reloading,
             ended,
@@ -117,6 +116,7 @@ impl Writer {
             awaited,
             kills,
             silent,
+            heard_heart,
             heart_asked,
             patience_end,
             safe_mode,
@@ -128,9 +128,9 @@ impl Writer {
         self.state(*state);
         let has_child = state.has_child();
         let stopping = *stops > 0;
-        let was_ready = *was_ready && !stopping && (has_child || ended.is_some());
         let alive = *alive && has_child;
-        self.bits([*spawn_queued, alive, *ever_spawned, *ever_ready, was_ready, *reloading]);
+        let heard = *heard_heart && *state == State::Ready && timers.at(Timer::Stable).is_some();
+        self.bits([*spawn_queued, alive, *ever_spawned, *ever_ready, heard, *reloading]);
         let memory = failures.memory();
         let mended = policy.recovery.command && failures.is_mended(boot, &policy.recovery);
         let [mended, trial, safe_mode] =
@@ -171,7 +171,10 @@ impl Writer {
         for (index, timer) in Timer::ALL.into_iter().enumerate() {
             if let Some(at) = timers.at(timer) {
                 self.byte(index as u8 + 1);
-                self.time(Some(at), now);
+                // Of this one only whether it is still to come: beside it others go off many times.
+                if timer != Timer::Stable {
+                    self.time(Some(at), now);
+                }
             }
         }
         self.byte(0);

@@ -214,7 +214,8 @@ fn short() -> Policy {
     policy.restart.check_timeout = ms(40);
     (policy.exits.judge_timeout, policy.recovery.timeout) = (secs(1), secs(1));
     (policy.backoff.initial, policy.backoff.max) = (secs(5), secs(5));
-    policy.backoff.reset_after = secs(30);
+    // Before a beat of the heart is due, so that it is met.
+    policy.backoff.reset_after = ms(200);
     (policy.limit.burst, policy.limit.interval, policy.limit.retry) = (2, secs(50), secs(7));
     policy.recovery.window = policy.limit.interval;
     (policy.watchdog.interval, policy.watchdog.failures) = (ms(500), 2);

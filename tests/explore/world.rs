@@ -17,9 +17,10 @@ use super::{
     limit::Memory,
     machine::Supervisor,
     moves::{Choices, Company, Move},
-    policies::{Case, Lived},
+    policies::Case,
     policy::HeartVia,
     state::{Rung, State},
+    timer::Timer,
 };
 
 /// More is never asked for in one go: each answer that comes at once may bring a few.
@@ -200,6 +201,15 @@ impl Node {
         Ok(())
     }
 
+    fn time_is_up(&mut self) {
+        let was_to_come = self.machine.timers.at(Timer::Stable).is_some();
+        self.machine.handle_timeout(self.now);
+        let is_to_come = self.machine.timers.at(Timer::Stable).is_some();
+        if was_to_come && !is_to_come && self.machine.state() == State::Ready {
+            self.world.mended = false;
+        }
+    }
+
     pub(super) fn happen(&mut self, happens: Move) {
         let generation = self.machine.generation();
         match happens {
@@ -232,11 +242,11 @@ impl Node {
             }
             Move::Tick => {
                 self.now = self.machine.poll_timeout().unwrap_or(self.now).max(self.now);
-                self.machine.handle_timeout(self.now);
+                self.time_is_up();
             }
             Move::Oversleep => {
                 self.now += Duration::from_secs(60);
-                self.machine.handle_timeout(self.now);
+                self.time_is_up();
             }
             Move::Sleep => {
                 self.boot += self.machine.policy.limit.interval * 2;
@@ -271,9 +281,6 @@ impl Node {
                 // Of the leader's ladder, only how it ended matters to its leftovers.
                 (self.world.asked, self.world.termed) = (false, false);
                 let (ran, boot) = (lived.ran(), self.boot);
-                if self.machine.was_ready && lived == Lived::Long {
-                    self.world.mended = false;
-                }
                 self.tell(Event::LeaderExited { generation, exit, ran, boot });
                 if alone && matches!(self.machine.state(), State::Sweeping(_)) {
                     self.happen(Move::TreeEmpty);

@@ -117,6 +117,8 @@ fn what_describes_the_running_child_is_never_live() {
     for key in DOCS.iter().map(|(key, _)| *key) {
         let describes = ["command", "profile"].contains(&key)
             || ["watchdog.via", "watchdog.interval", "watchdog.status"].contains(&key)
+            || ["restart.respawn", "exit.restart", "exit.park", "exit.stop", "exit.judge"]
+                .contains(&key)
             || ["env.", "ready."].iter().any(|table| key.starts_with(table))
             || ["signal", "handler"].iter().any(|word| key.ends_with(word));
         assert_eq!(describes, class_of(key) == Class::NextStart, "{key}");

@@ -220,7 +220,8 @@ impl Driver {
 
     fn spawn(&mut self, generation: u64) {
         self.begin_with_next_settings();
-        let environment = self.environment.of(self.given(generation, &self.effective.settings));
+        let environment =
+            self.environment.of(self.given(generation, &self.effective.settings, self.safe_mode));
         let command = &self.effective.settings.command;
         match self.processes.spawn(generation, command, &environment, self.output.to()) {
             Ok(child::Started::Running) => self.on_started(generation),
@@ -253,10 +254,10 @@ impl Driver {
     }
 
     pub(super) fn stage(&mut self, generation: u64) {
-        // Only a restart that was asked for is staged, and that is never one in safe mode.
-        self.safe_mode = false;
         let settings = &self.next_settings().settings;
-        let environment = self.environment.with(settings).of(self.given(generation, settings));
+        // Only a restart that was asked for is staged, and that is never one in safe mode.
+        let given = self.given(generation, settings, false);
+        let environment = self.environment.with(settings).of(given);
         let command = settings.command.clone();
         let staging = self.processes.stage(generation, &command, &environment, self.output.to());
         if let Err(error) = staging {
@@ -292,7 +293,12 @@ impl Driver {
     }
 
     /// What a generation is told that is started by these settings.
-    fn given(&self, generation: u64, settings: &Settings) -> environment::Given<'_> {
+    fn given(
+        &self,
+        generation: u64,
+        settings: &Settings,
+        safe_mode: bool,
+    ) -> environment::Given<'_> {
         environment::Given {
             notify: self.processes.notify_path(),
             control: self.processes.control_path(),
@@ -301,7 +307,7 @@ impl Driver {
             nonce: self.nonce_of(generation),
             generation,
             expected_ms: self.story.expected_ms(),
-            safe_mode: self.safe_mode,
+            safe_mode,
             watchdog: settings.watchdog.heartbeat(),
         }
     }

@@ -20,7 +20,7 @@ use crate::{
     },
     sys::{
         clock, exit_watch,
-        lock::{ChildLock, ChildRecord},
+        lock::{ChildLock, ChildRecord, LockError},
         process::{self, Launch, OutputTo, SpawnError, StdinFrom},
         process_id::ProcessId,
         reaper::{self, Peek, Reaped},
@@ -164,6 +164,17 @@ impl Processes {
     }
 
     // --- coming up ---
+
+    /// Hands this lock to the generations from now on. A successor that waits has the old one, and
+    /// is given up.
+    pub(super) fn change_child_lock(&mut self, lock: ChildLock) -> Result<(), LockError> {
+        if !lock.try_lock()? {
+            tracing::warn!("{} is held by a process of somebody else's", lock.path().display());
+        }
+        self.drop_stage();
+        self.child_lock = Arc::new(lock);
+        Ok(())
+    }
 
     pub(super) fn spawn(
         &mut self,

@@ -156,7 +156,7 @@ impl Driver {
 
     pub(super) fn recover(&mut self, generation: u64) {
         let argv = self.effective.settings.recovery.command.clone();
-        tracing::warn!("the child's config is bad: running {}", super::shown_command(&argv));
+        tracing::warn!("running the command that mends: {}", super::shown_command(&argv));
         if !self.run_hook(&argv, Purpose::Recover { generation }) {
             self.machine.handle_event(clock::now(), Event::RecoveryFinished { generation });
         }

@@ -7,6 +7,11 @@ use crate::{supervisor::limit::Memory, sys::memory_file};
 use super::Driver;
 
 impl Driver {
+    /// The file may have gone: it is written once more.
+    pub(super) fn forget_remembered(&mut self) {
+        self.remembered = Memory::default();
+    }
+
     /// Writes down what the next supervisor must know, if it has changed.
     pub(super) fn remember(&mut self) {
         if *self.machine.memory() == self.remembered {

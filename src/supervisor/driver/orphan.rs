@@ -123,8 +123,11 @@ pub(super) async fn gone(lock: Arc<ChildLock>) {
             }
         }
     }
-    if !lock.try_lock().unwrap_or(false) {
+    while !lock.try_lock().unwrap_or(false) {
         // Held by someone whom we cannot see: in another pid namespace, perhaps.
-        let _ = lock.lock_blocking_in_thread().await;
+        if lock.lock_blocking_in_thread().await.is_err() {
+            // No descriptor or no thread to spare: that is no sign that it has gone.
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 }

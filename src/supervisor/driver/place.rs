@@ -15,7 +15,7 @@ use crate::{
     protocol::control::shown_command,
     sys::{
         control::ControlServer,
-        lock::{GATEWAY_LOCK, GatewayLock, Holder, LockError},
+        lock::{CHILD_LOCK, ChildLock, GATEWAY_LOCK, GatewayLock, Holder, LockError},
         notify::NotifySocket,
         state_dir,
     },
@@ -27,10 +27,10 @@ use super::{CONTROL_SOCKET, DriveError, Driver, NOTIFY_SOCKET};
 #[derive(Debug)]
 pub(super) struct Place {
     dir: PathBuf,
-    made: [Option<FileId>; 3],
+    made: [Option<FileId>; 4],
 }
 
-const NAMES: [&str; 3] = [GATEWAY_LOCK, NOTIFY_SOCKET, CONTROL_SOCKET];
+const NAMES: [&str; 4] = [GATEWAY_LOCK, NOTIFY_SOCKET, CONTROL_SOCKET, CHILD_LOCK];
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct FileId {
@@ -55,7 +55,7 @@ impl Place {
     }
 }
 
-fn found(dir: &Path) -> [Option<FileId>; 3] {
+fn found(dir: &Path) -> [Option<FileId>; 4] {
     NAMES.map(|name| {
         let meta = fs::symlink_metadata(dir.join(name)).ok()?;
         Some(FileId { device: meta.dev(), inode: meta.ino() })
@@ -86,21 +86,31 @@ impl Driver {
             "" => None,
             name => Some(state_dir::let_through(dir, name)?),
         };
-        let [lock, notify, control] = found(dir);
-        let [our_lock, our_notify, our_control] = self.place.made;
+        // Each is noted as soon as it is made: one that cannot be made must not lead us to take
+        // the lock a second time, which we would find held by ourselves.
+        let [lock, notify, control, child_lock] = found(dir);
+        let [our_lock, our_notify, our_control, our_child_lock] = self.place.made;
         if lock != our_lock {
             self.lock = GatewayLock::try_acquire(
                 dir,
                 &Holder::ours(shown_command(&self.effective.settings.command)),
             )?;
+            self.place.made[0] = found(dir)[0];
+        }
+        // A child that lives holds the old one, wherever that is now.
+        if child_lock != our_child_lock && self.processes.leader_pid().is_none() {
+            self.processes.change_child_lock(ChildLock::open(dir)?)?;
+            self.place.made[3] = found(dir)[3];
         }
         if notify != our_notify {
             self.notify = NotifySocket::bind(&dir.join(NOTIFY_SOCKET))?;
+            self.place.made[1] = found(dir)[1];
         }
         if control != our_control {
             self.control = ControlServer::bind(&dir.join(CONTROL_SOCKET), group)?;
+            self.place.made[2] = found(dir)[2];
         }
-        self.place = Place::of(dir);
+        self.forget_remembered();
         Ok(())
     }
 }

@@ -21,8 +21,8 @@ pub(super) enum Report {
     Ready { generation: u64 },
     /// A probe that had been answered is not answered any more.
     Reloading { generation: u64 },
-    /// The port was asked for a sign of life.
-    Heart { generation: u64, beats: bool },
+    /// The port was asked for a sign of life; `None`: we had nothing to spare to ask with.
+    Heart { generation: u64, beats: Option<bool> },
     /// A successor waits, or cannot be prepared.
     Staged { generation: u64, pid: u32, staged: Result<Stage, StageError> },
     /// A successor became the command, or did not.
@@ -45,14 +45,14 @@ impl Driver {
             Report::Reloading { generation } => {
                 self.machine.handle_event(now, Event::ReloadingSeen { generation });
             }
-            Report::Heart { generation, beats } => self.machine.handle_event(
-                now,
-                if beats {
-                    Event::HeartSeen { generation }
-                } else {
-                    Event::HeartMissed { generation }
-                },
-            ),
+            Report::Heart { generation, beats } => {
+                let event = match beats {
+                    Some(true) => Event::HeartSeen { generation },
+                    Some(false) => Event::HeartMissed { generation },
+                    None => Event::HeartUnknown { generation },
+                };
+                self.machine.handle_event(now, event);
+            }
             // Of the very process that is being prepared: one that was given up may speak late.
             Report::Staged { generation, pid, staged } if self.processes.is_staging(pid) => {
                 self.on_staged(generation, staged);

@@ -180,6 +180,7 @@ fn child_facts() -> impl Strategy<Value = Event> {
         Event::ReloadingSeen { generation },
         Event::HeartSeen { generation },
         Event::HeartMissed { generation },
+        Event::HeartUnknown { generation },
         Event::HeartTriggered { generation },
         Event::ExtendRequested { generation, by: secs(60) },
         Event::LeftoverReaped { generation },
@@ -206,6 +207,7 @@ fn about(mut event: Event, of: u64) -> Event {
         | Event::ReloadingSeen { generation }
         | Event::HeartSeen { generation }
         | Event::HeartMissed { generation }
+        | Event::HeartUnknown { generation }
         | Event::HeartTriggered { generation }
         | Event::ExtendRequested { generation, .. }
         | Event::LeaderExited { generation, .. }

@@ -49,10 +49,14 @@ impl Processes {
         let reporter = self.reporter.clone();
         tokio::spawn(async move {
             let answer = probe::check(&target, &members).await;
-            if let Err(why) = &answer {
-                tracing::debug!("generation {generation}: no sign of life: {why}");
-            }
-            let _ = reporter.send(Report::Heart { generation, beats: answer.is_ok() }).await;
+            let beats = match &answer {
+                Ok(()) => Some(true),
+                Err(why) => {
+                    tracing::debug!("generation {generation}: no sign of life: {why}");
+                    (!why.is_ours()).then_some(false)
+                }
+            };
+            let _ = reporter.send(Report::Heart { generation, beats }).await;
         });
     }
 
