@@ -177,7 +177,6 @@ pub fn named(name: &str) -> Case {
         "watched" => {
             policy.watchdog.via = HeartVia::Notify;
             policy.orphan = Orphan::Wait;
-            case.reloads = true;
             case.exits.retain(|(exit, _)| *exit != ChildExit::Code(exit::RESTART));
             case.asks.truncate(1);
         }
@@ -185,6 +184,7 @@ pub fn named(name: &str) -> Case {
             policy.watchdog.via = HeartVia::Probe;
             policy.ready.via = ReadyVia::Spawned;
             policy.watchdog.interval = ms(50);
+            case.reloads = true;
             policy.restart.respawn = Respawn::InProcess;
             case.asks.truncate(1);
         }

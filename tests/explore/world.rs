@@ -297,7 +297,7 @@ impl Node {
             Move::Reload => {
                 let mut policy = self.machine.policy.clone();
                 policy.watchdog.via = match policy.watchdog.via {
-                    HeartVia::None => HeartVia::Notify,
+                    HeartVia::None => HeartVia::Probe,
                     HeartVia::Notify | HeartVia::Probe => HeartVia::None,
                 };
                 self.machine.set_policy(self.now, policy);
