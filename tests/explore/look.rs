@@ -24,8 +24,16 @@ impl Node {
         let Self { machine, world, .. } = self;
         let state = machine.state();
         let told = || format!("{machine:?}");
-        // A watchdog's is no deadline of the machine's.
-        let is_own = |timer: &Timer| *timer != Timer::Heart && machine.timers.at(*timer).is_some();
+        // A watchdog's is no deadline of the machine's, and to forget failures there must be some.
+        let is_clean = machine.failures.is_clean() && !machine.safe_mode;
+        let is_own = |timer: &Timer| {
+            let counts = match timer {
+                Timer::Heart => false,
+                Timer::Stable => is_clean,
+                _ => true,
+            };
+            counts && machine.timers.at(*timer).is_some()
+        };
         let has_deadline = Timer::ALL.iter().any(is_own);
         let may_rest = match state {
             State::Ready => machine.restart.is_none() && !machine.is_stopping(),

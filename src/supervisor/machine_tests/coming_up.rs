@@ -230,7 +230,7 @@ fn a_restart_in_backoff_or_half_open_starts_at_once() {
     hand.next_deadline();
     hand.spawned();
     let end = rest(&hand.ends(ChildExit::Code(3)));
-    assert_eq!(end, [verdict(1, Verdict::StartLimit)]);
+    assert_eq!(end, [verdict(1, Verdict::StartLimit), Action::DropStage]);
     assert_eq!(hand.restart(2), [spawn(4), served(2)]);
     hand.spawned();
     assert!(matches!(then(&hand.ends(ChildExit::Code(3))), Then::HalfOpen(_)), "it was a trial");

@@ -73,7 +73,7 @@ fn judged_restarts_that_come_early_reach_the_start_limit() {
     hand.judged(Judgement::Restart);
     hand.spawned();
     hand.ends(ChildExit::Code(0));
-    assert_eq!(hand.judged(Judgement::Restart), []);
+    assert_eq!(hand.judged(Judgement::Restart), [Action::DropStage]);
     assert_eq!(hand.state(), State::HalfOpen);
 }
 

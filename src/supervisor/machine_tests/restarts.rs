@@ -426,3 +426,12 @@ fn a_restart_that_the_child_was_told_of_cannot_be_called_off() {
     assert!(hand.serves().contains(&respawned(1, 2, false)));
     assert_eq!(hand.tell(Event::RestartWithdrawn), [], "there is none");
 }
+
+#[test]
+fn a_successor_that_was_prepared_anew_in_vain_is_not_relied_upon() {
+    let mut hand = Hand::ready(Policy::default());
+    hand.restart(1);
+    hand.staged(true);
+    assert_eq!(hand.staged(false), [inspect(1)], "by settings that were read again");
+    assert_eq!(hand.handlers(CAUGHT), [leader(1, Signal::Usr2)]);
+}

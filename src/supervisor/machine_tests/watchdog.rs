@@ -268,5 +268,5 @@ fn an_end_of_a_hung_child_counts_toward_the_start_limit() {
     hand.tell(Event::HeartTriggered { generation: 1 });
     let end = hand.ends(ChildExit::Code(0));
     assert!(matches!(then(&end), Then::HalfOpen(_)));
-    assert_eq!(rest(&end), [verdict(1, Verdict::StartLimit)]);
+    assert_eq!(rest(&end), [verdict(1, Verdict::StartLimit), Action::DropStage]);
 }
