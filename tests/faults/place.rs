@@ -6,7 +6,7 @@ use lockkeeper::protocol::signal::Signal;
 
 use crate::{
     is_well, may_mount,
-    support::{OBEDIENT, Rig, Supervisor},
+    support::{OBEDIENT, Rig, Supervisor, probe},
 };
 
 const NOTIFY: &str = "[ready]\nvia = 'notify'\n[restart]\ncooldown = '0s'\n";
@@ -140,4 +140,48 @@ fn who_took_the_place_of_a_removed_state_folder_keeps_it() {
     old.gone();
     is_well(&second);
     assert_eq!(second.stop(), 0);
+}
+
+/// The lock is there before the sockets: what could not be made must not lead the supervisor to
+/// take it for another's.
+#[test]
+fn a_folder_that_can_be_made_anew_in_part_only_costs_no_generation() {
+    let mut gateway = Rig::new().child(OBEDIENT).start();
+    let child = gateway.next_child();
+    let state = gateway.rig().state();
+    fs::remove_dir_all(&state).expect("it is ours");
+    fs::create_dir_all(state.join("notify.sock")).expect("in the way");
+    child.signal(Signal::Kill);
+    for generation in 2..4 {
+        let child = gateway.next_child();
+        assert_eq!(child.generation(), generation);
+        child.signal(Signal::Kill);
+    }
+    let last = gateway.next_child();
+    fs::remove_dir(state.join("notify.sock")).expect("it is empty");
+    last.signal(Signal::Kill);
+    gateway.next_child().done("notify READY=1");
+    gateway.until(|status| status.state == "ready");
+    assert_eq!(gateway.stop(), 0);
+}
+
+/// By the lock alone: its environment does not tell of it, and its record is gone.
+#[test]
+fn a_child_of_a_folder_that_was_made_anew_is_known_by_its_lock_when_its_supervisor_is_killed() {
+    let rig = Rig::new();
+    let orders = ["on TERM exit 0", "notify READY=1"];
+    let words = ["env", "-u", "LOCKKEEPER_LOCK", probe()];
+    let mut gateway = rig.clone().command(words.into_iter().chain(orders)).start();
+    let child = gateway.next_child();
+    fs::remove_dir_all(rig.state()).expect("it is ours");
+    child.signal(Signal::Kill);
+    let child = gateway.next_child();
+    gateway.until(|status| status.state == "ready");
+    gateway.kill9();
+    fs::write(rig.state().join("gateway.child.lock"), "").expect("it was made anew");
+    let mut next = rig.child(OBEDIENT).start();
+    next.next_child();
+    assert!(!child.is_alive());
+    assert_eq!(child.heard("signal SIGTERM"), 1);
+    assert_eq!(next.stop(), 0);
 }
