@@ -194,6 +194,18 @@ fn a_drain_that_is_cut_names_what_was_left_and_who_was_waited_for() {
     assert!(told.stdout.contains("\n    finish "), "{told:?}");
 }
 
+#[test]
+fn a_child_that_was_cut_is_told_with_its_last_lines_though_it_did_not_fail() {
+    let orders = ["on USR1 print half of it ; exit 1", "on TERM exit 0", "notify READY=1"];
+    let mut gateway = Rig::new().config("[log]\ncapture = true\n").child(orders).start();
+    gateway.next_child();
+    assert_eq!(gateway.cli(["restart", "--wait"]).code, 0);
+    gateway.next_child();
+    assert_eq!(gateway.stop(), 0);
+    let end = &gateway.why()[0]["ends"][0];
+    assert_eq!((&end["cut"], &end["last_lines"]), (&json!(true), &json!(["half of it"])), "{end}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn before_it_kills_a_child_it_tells_where_that_sleeps() {

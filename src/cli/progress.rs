@@ -99,7 +99,7 @@ impl Progress {
 
     /// What was cut, as far as the child told: `1 run cut: run 17`.
     pub(super) fn cut(&self) -> String {
-        human::cut(self.drain.as_ref())
+        human::plain(&human::cut(self.drain.as_ref()))
     }
 
     /// From the acceptance to here.
@@ -152,8 +152,9 @@ impl Progress {
 }
 
 fn line_of(name: &str, text: &str, took: Option<Duration>) -> String {
-    let name = human::short(name, 20);
-    let text = human::short(text, MAX_TEXT);
+    // A supervisor of another version may pass on what a child said as it is.
+    let name = human::plain(&human::short(name, 20));
+    let text = human::plain(&human::short(text, MAX_TEXT));
     match took {
         Some(took) => {
             format!("  {name:<9}  {text:<40}  {}\n", human::millis(millis(took)))
@@ -213,6 +214,18 @@ mod tests {
         progress.heard(t, &Phase::Draining { pid: 1, grace_ms: 0 });
         let gone = progress.heard(t, &Phase::Gone { exit: ChildExit::Code(0) });
         assert_eq!(gone + &progress.end(t), "  gone       code 0\n");
+    }
+
+    #[test]
+    fn what_a_child_says_can_neither_colour_nor_forge_a_line() {
+        let t = Instant::now();
+        let mut progress = Progress::new(t, Live::No);
+        let mut text = progress.heard(t, &Phase::Said("no\u{1b}[31m\n  gone".into()));
+        text += &progress.heard(t, &drain("fin\rish", 1, "run\n17"));
+        text += &progress.end(t);
+        assert_eq!(text.matches('\n').count(), 2, "{text:?}");
+        let others = text.replace('\n', "") + &progress.cut();
+        assert!(!others.contains(char::is_control), "{others:?}");
     }
 
     #[test]

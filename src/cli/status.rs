@@ -103,8 +103,9 @@ fn running(status: &control::Status) -> String {
     if let Some(ms) = status.next_ms.filter(|_| status.state != "ready") {
         lines.push(format!("next      in {} at the latest", human::millis(ms)));
     }
-    lines.push(format!("command   {}\n", status.command));
-    lines.join("\n")
+    lines.push(format!("command   {}", status.command));
+    // What the child, or a file of its, says must not forge a line.
+    lines.iter().map(|line| human::plain(line) + "\n").collect()
 }
 
 fn ended(name: &str, history: &History, last: Option<&Incident>) -> String {
@@ -119,13 +120,42 @@ fn ended(name: &str, history: &History, last: Option<&Incident>) -> String {
         None => "the supervisor did not leave by itself: it was killed, or the machine went down"
             .to_owned(),
     };
-    let mut text = format!("{name}   not running; {end}\ncommand   {}\n", run.command);
+    let command = human::plain(&run.command);
+    let mut text = format!("{name}   not running; {end}\ncommand   {command}\n");
     if let Some(incident) = last {
-        text += &format!("last      {}", super::why::line(incident, now));
+        text += &format!("last      {}", super::why::line(incident, now, false));
     }
     text
 }
 
 fn plural(n: u64, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::ledger::{Entry, Record};
+
+    const LOUD: &str = "x\u{1b}[31m\ny";
+
+    fn assert_plain(text: &str, lines: usize) {
+        assert_eq!(text.matches('\n').count(), lines, "{text:?}");
+        assert!(!text.replace('\n', "").contains(char::is_control), "{text:?}");
+    }
+
+    #[test]
+    fn what_others_say_can_neither_colour_nor_forge_a_line() {
+        let status = control::Status {
+            says: Some(LOUD.to_owned()),
+            at_limit: Some(LOUD.to_owned()),
+            command: LOUD.to_owned(),
+            version: Some(LOUD.to_owned()),
+            ..control::Status::default()
+        };
+        assert_plain(&running(&status), 6);
+        let entry = Entry::Started { pid: 1, command: LOUD.to_owned() };
+        let started = serde_json::to_string(&Record { at: 1, entry }).unwrap();
+        assert_plain(&ended("gateway", &History::fold([started]), None), 2);
+    }
 }

@@ -60,7 +60,7 @@ impl Why {
             if self.json {
                 say(&format!("{}\n", serde_json::to_string(incident).unwrap_or_default()));
             } else {
-                say(&details(incident, now));
+                say(&details(incident, now, history.is_under_way(incident)));
             }
             return exit::OK;
         }
@@ -71,7 +71,10 @@ impl Why {
         } else if latest.is_empty() {
             say("nothing has happened yet: no restart, no crash, no stop\n");
         } else {
-            let lines = latest.iter().rev().map(|incident| line(incident, now));
+            let lines = latest
+                .iter()
+                .rev()
+                .map(|incident| line(incident, now, history.is_under_way(incident)));
             say(&lines.collect::<String>());
         }
         exit::OK
@@ -79,16 +82,15 @@ impl Why {
 }
 
 /// One incident on one line, with its end.
-pub(super) fn line(incident: &Incident, now: u64) -> String {
-    let took = incident.took_ms.map_or_else(|| "under way".to_owned(), human::millis);
-    let line = format!(
-        "{}  {}  {:<7}  {}  {took}  {}",
-        incident.id,
-        human::wall(incident.at, now),
-        incident.kind.to_string(),
-        cause(incident),
-        result(incident),
-    );
+pub(super) fn line(incident: &Incident, now: u64, is_under_way: bool) -> String {
+    let (at, kind) = (human::wall(incident.at, now), incident.kind.to_string());
+    let mut line = format!("{}  {at}  {kind:<7}  {}", incident.id, cause(incident));
+    // Of one that is neither over nor under way, nobody lived to tell.
+    let took = incident.took_ms.map(human::millis);
+    let took = took.or_else(|| is_under_way.then(|| "under way".to_owned()));
+    for text in took.into_iter().chain([result(incident)]).filter(|text| !text.is_empty()) {
+        line += &format!("  {text}");
+    }
     human::plain(&line) + "\n"
 }
 
@@ -150,8 +152,8 @@ pub(super) fn followed(then: Then) -> String {
 }
 
 /// Every detail of one incident.
-fn details(incident: &Incident, now: u64) -> String {
-    let mut text = line(incident, now);
+fn details(incident: &Incident, now: u64, is_under_way: bool) -> String {
+    let mut text = line(incident, now, is_under_way);
     for joiner in &incident.joiners {
         text += &format!("  joined by {}: {}\n", human::requester(&joiner.by), joiner.reason);
     }
@@ -204,4 +206,57 @@ fn details_of_strike(strike: &Strike) -> String {
         text += &format!("      and {} more\n", strike.more);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        protocol::{control::Requester, exit::ChildExit},
+        supervisor::ledger::{Entry, Record, Request},
+    };
+
+    fn crash(id: u64) -> Entry {
+        Entry::Ended {
+            id: RestartId(id),
+            generation: 1,
+            pid: 40,
+            exit: ChildExit::Code(3),
+            ran_ms: 1000,
+            peak_bytes: None,
+            goal: None,
+            cut: false,
+            failed: true,
+            then: Then::Respawn,
+            drain: None,
+            last_lines: Vec::new(),
+        }
+    }
+
+    fn restart(id: u64) -> Entry {
+        let (what, by) = (Request::Restart, Requester::supervisor());
+        Entry::Requested { id: RestartId(id), what, reason: String::new(), by, due_ms: 9 }
+    }
+
+    /// Those which `why` tells to be under way.
+    fn under_way(entries: impl IntoIterator<Item = Entry>) -> Vec<u64> {
+        let lines = entries
+            .into_iter()
+            .enumerate()
+            .map(|(at, entry)| serde_json::to_string(&Record { at: at as u64, entry }).unwrap());
+        let history = History::fold(lines);
+        let told = |i: &Incident| line(i, 9, history.is_under_way(i)).contains("  under way");
+        history.incidents.values().filter(|i| told(i)).map(|i| i.id.0).collect()
+    }
+
+    #[test]
+    fn what_nobody_lived_to_end_is_not_under_way() {
+        let started = || Entry::Started { pid: 1, command: "gateway".into() };
+        assert_eq!(under_way([started(), crash(1)]), [1]);
+        assert_eq!(under_way([crash(1), crash(2)]), [2], "one crash at a time");
+        assert_eq!(under_way([restart(1), crash(2), crash(3)]), [1, 3], "it is put off");
+        assert_eq!(under_way([crash(1), restart(2)]), [1, 2], "asked for while it crashed");
+        assert_eq!(under_way([restart(1), crash(2), started(), restart(3)]), [3], "killed");
+        assert_eq!(under_way([started(), crash(1), Entry::Left { code: 0 }]), [0; 0]);
+    }
 }

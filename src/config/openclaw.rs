@@ -13,6 +13,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::protocol::control::one_line;
+
 use super::probe::{Authority, Field, Host, Via};
 
 /// Its name in the registry, and that of its program.
@@ -253,7 +255,7 @@ impl GatewayConfig {
     }
 }
 
-/// The version in a `package.json`, as it is written; `None` if it is not OpenClaw's.
+/// The version in a `package.json`, on [one line](one_line); `None` if it is not OpenClaw's.
 pub fn package_version(text: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Package {
@@ -261,7 +263,7 @@ pub fn package_version(text: &[u8]) -> Option<String> {
         version: String,
     }
     let package: Package = serde_json::from_slice(text).ok()?;
-    (package.name == NAME).then_some(package.version)
+    (package.name == NAME).then(|| one_line(&package.version))
 }
 
 /// Whether a word of a command line is OpenClaw's program, by its name alone.

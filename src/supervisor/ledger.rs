@@ -134,7 +134,7 @@ pub enum Entry {
         /// was waited for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         drain: Option<DrainProgress>,
-        /// What it printed last, if that was captured and it failed; see [`last_lines`].
+        /// What it printed last, if that was captured and it failed or was cut; see [`last_lines`].
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         last_lines: Vec<String>,
         /// It was a failure of the child.
@@ -168,7 +168,7 @@ pub enum Entry {
     },
     /// A step of the recovery ladder begins.
     Recovery {
-        /// Its name: `command`, `safe-mode`.
+        /// Its name: `command`, `safe-mode`, `trial after ...`.
         step: String,
     },
     /// The child of an earlier supervisor lives.

@@ -90,7 +90,9 @@ impl LedgerFile {
         }
     }
 
-    /// By a second file and a rename, so that a reader sees the old ledger or the new one.
+    /// By a second file and a rename, so that a reader sees the old ledger or the new one; and so
+    /// does whoever comes after a power cut, as the second is on the disk before. It is rare enough
+    /// to wait for that.
     fn drop_older(&self, file: &mut File) -> io::Result<()> {
         let held = lines_of(&tail(file, 4 * MAX_BYTES)?).lines;
         // A quarter stays free, or the next line would do this again.
@@ -100,7 +102,10 @@ impl LedgerFile {
         let draft = self.path.with_extension("jsonl.new");
         let options = &mut OpenOptions::new();
         let written = open(options.write(true).create(true).truncate(true), &draft)
-            .and_then(|mut draft| draft.write_all(kept.as_bytes()))
+            .and_then(|mut draft| {
+                draft.write_all(kept.as_bytes())?;
+                draft.sync_data()
+            })
             .and_then(|()| fs::rename(&draft, &self.path));
         if written.is_err() {
             // It may hold the disk's last bytes.

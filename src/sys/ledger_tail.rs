@@ -2,7 +2,7 @@
 //! is moved away or is not there yet.
 //!
 //! [`LedgerTail`] reads; [`Alarm`] tells when to look again: on Linux by inotify, elsewhere, and
-//! where the system has no inotify to spare, once a second.
+//! from when on the system does not let us watch, once a second.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -12,6 +12,8 @@ use std::{
     os::{fd::BorrowedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
+
+use serde::Deserialize;
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -119,13 +121,30 @@ impl Open {
 }
 
 /// How many of `fresh` were given before: up to the line that ends the longest run of lines which
-/// also ends `given`.
+/// also ends `given`. Where there is none, a rotation dropped all that is remembered, and may have
+/// kept lines from before it: those that are older than the last that was given.
 fn end_of_known(fresh: &[String], given: &[String]) -> usize {
     let run_to = |end: usize| {
         let pairs = fresh[..end].iter().rev().zip(given.iter().rev());
         pairs.take_while(|(fresh, given)| fresh == given).count()
     };
-    (1..=fresh.len()).max_by_key(|end| run_to(*end)).filter(|end| run_to(*end) > 0).unwrap_or(0)
+    (1..=fresh.len()).max_by_key(|end| run_to(*end)).filter(|end| run_to(*end) > 0).unwrap_or_else(
+        || {
+            let Some(last) = given.last().and_then(|line| at(line)) else { return 0 };
+            let is_old =
+                |line: &&String| at(line).is_some_and(|at| at < last) || given.contains(line);
+            fresh.iter().take_while(is_old).count()
+        },
+    )
+}
+
+/// When it was written, if the line is ours.
+fn at(line: &str) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Time {
+        at: u64,
+    }
+    serde_json::from_str(line).ok().map(|Time { at }| at)
 }
 
 /// Tells when a ledger may have changed.
@@ -141,9 +160,7 @@ impl Alarm {
     pub fn new(dir: &Path) -> Self {
         Self {
             #[cfg(target_os = "linux")]
-            watch: linux::Watch::new(dir)
-                .inspect_err(|error| tracing::warn!("inotify: {error}; looking once a second"))
-                .ok(),
+            watch: linux::Watch::new(dir).inspect_err(linux::tell).ok(),
         }
     }
 
@@ -165,8 +182,10 @@ impl Alarm {
             return Ok(Woken::ReaderGone);
         }
         #[cfg(target_os = "linux")]
-        if let Some(watch) = &mut self.watch {
-            watch.renew()?;
+        if let Some(watch) = &mut self.watch
+            && watch.renew().inspect_err(linux::tell).is_err()
+        {
+            self.watch = None;
         }
         Ok(Woken::Look)
     }
@@ -176,14 +195,19 @@ impl Alarm {
 mod linux {
     use std::{
         io,
+        mem::MaybeUninit,
         os::fd::OwnedFd,
         path::{Path, PathBuf},
     };
 
     use rustix::{
-        fs::inotify::{self, CreateFlags, WatchFlags},
+        fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags},
         io::Errno,
     };
+
+    pub(super) fn tell(error: &io::Error) {
+        tracing::warn!("inotify: {error}; looking once a second");
+    }
 
     /// Watches a folder, or as long as it is missing the nearest one above it.
     #[derive(Debug)]
@@ -201,15 +225,25 @@ mod linux {
             Ok(watch)
         }
 
-        /// Takes in what was told, and watches what is there now.
-        pub(super) fn renew(&self) -> io::Result<()> {
-            let mut told = [0; 4096];
+        /// Takes in what was told, and watches what is there now. A folder that was moved away
+        /// would be watched for ever where it is now, and each of its successors too: then all is
+        /// watched anew.
+        pub(super) fn renew(&mut self) -> io::Result<()> {
+            let stale = ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF | ReadFlags::QUEUE_OVERFLOW;
+            let mut is_stale = false;
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            let mut told = Reader::new(&self.inotify, &mut buffer);
             loop {
-                match rustix::io::read(&self.inotify, &mut told[..]) {
-                    Ok(_) | Err(Errno::INTR) => {}
+                match told.next() {
+                    Ok(event) => is_stale |= event.events().intersects(stale),
+                    Err(Errno::INTR) => {}
                     Err(Errno::AGAIN) => break,
                     Err(error) => return Err(error.into()),
                 }
+            }
+            if is_stale {
+                *self = Self::new(&self.dir)?;
+                return Ok(());
             }
             self.watch_all()
         }
@@ -308,6 +342,69 @@ mod tests {
         await_line("2");
         written(&path, "3\n");
         await_line("3");
+    }
+
+    #[test]
+    fn of_a_rotation_that_dropped_all_that_is_remembered_what_it_kept_is_not_given_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = LedgerFile::with_room(folder.path(), 4000);
+        let mut tail = LedgerTail::new(folder.path());
+        let (started, given) = (r#"{"at":1,"event":"started"}"#, r#"{"at":1,"event":"spawned"}"#);
+        let denied = |at: usize| format!(r#"{{"at":{at},"event":"denied"}}"#);
+        for line in [started, given] {
+            ledger.append(line).unwrap();
+        }
+        for at in 2..2 + REMEMBERED {
+            ledger.append(&denied(at)).unwrap();
+        }
+        assert_eq!(tail.read().unwrap().len(), 2 + REMEMBERED);
+        for at in 100..400 {
+            ledger.append(&denied(at)).unwrap();
+        }
+        let kept = ledger_file::read_lines(folder.path()).unwrap().lines;
+        assert_eq!(kept[..2], [started, given], "what is not to be given again");
+        let read = tail.read().unwrap();
+        assert!(read.ends_with(&kept[2..]), "{read:?}");
+        assert!(!read.iter().any(|line| line == started || line == given), "{read:?}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn folders_that_were_moved_away_are_watched_no_more() {
+        use std::os::fd::AsRawFd;
+
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("a/b");
+        fs::create_dir_all(&folder).unwrap();
+        let output = File::open("/dev/null").unwrap();
+        let mut alarm = Alarm::new(&folder);
+        let watches = |alarm: &Alarm| {
+            let fd = alarm.watch.as_ref().unwrap().inotify.as_raw_fd();
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+            info.lines().filter(|line| line.starts_with("inotify ")).count()
+        };
+        let fresh = watches(&alarm);
+        for n in 0..5 {
+            fs::rename(place.path().join("a"), place.path().join(n.to_string())).unwrap();
+            fs::create_dir_all(&folder).unwrap();
+            assert_eq!(alarm.wait(output.as_fd()).unwrap(), Woken::Look);
+        }
+        assert_eq!(watches(&alarm), fresh);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn where_a_folder_can_be_watched_no_more_the_looks_go_on() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("a");
+        fs::create_dir(&folder).unwrap();
+        let output = File::open("/dev/null").unwrap();
+        let mut alarm = Alarm::new(&folder);
+        fs::remove_dir(&folder).unwrap();
+        // Whoever follows it goes round in a circle: ELOOP.
+        std::os::unix::fs::symlink(&folder, &folder).unwrap();
+        assert_eq!(alarm.wait(output.as_fd()).unwrap(), Woken::Look);
+        assert!(alarm.watch.is_none(), "from now on by the clock");
     }
 
     #[test]

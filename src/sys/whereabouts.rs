@@ -33,17 +33,20 @@ pub fn of_tree(leader: Option<u32>, members: &[Member]) -> Found {
 /// Where these processes are, the first [`MOST`] of them. One that has gone is left out.
 pub fn of(pids: &[u32]) -> Found {
     let (looked_at, others) = pids.split_at(pids.len().min(MOST));
-    let processes = looked_at.iter().filter_map(|pid| of_one(*pid)).collect();
+    let processes = looked_at.iter().filter_map(|pid| of_one(*pid, files_of(*pid))).collect();
     Found { processes, more: others.len() }
 }
 
-fn of_one(pid: u32) -> Option<Whereabouts> {
-    let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).ok();
+fn files_of(pid: u32) -> impl Fn(&str) -> Option<Vec<u8>> {
+    move |file| fs::read(format!("/proc/{pid}/{file}")).ok()
+}
+
+fn of_one(pid: u32, read: impl Fn(&str) -> Option<Vec<u8>>) -> Option<Whereabouts> {
     let stat = read("stat")?;
     let (name, state) = name_and_state(&String::from_utf8_lossy(&stat))?;
     let wchan = read("wchan").and_then(|text| function(&text));
-    // Of one that cannot be woken it is not asked: it may hold what the kernel would wait for.
-    let syscall = read("syscall").filter(|_| state == 'S').and_then(|text| syscall(&text));
+    // Of one that cannot be woken it is not even read: it may hold what the kernel would wait for.
+    let syscall = (state == 'S').then(|| read("syscall")).flatten().and_then(|text| syscall(&text));
     Some(Whereabouts { pid, name, state, syscall, wchan })
 }
 
@@ -147,6 +150,17 @@ mod tests {
         }
         assert_eq!(function(b"0"), None);
         assert_eq!(function(b"pipe_read").as_deref(), Some("pipe_read"));
+    }
+
+    #[test]
+    fn of_one_that_cannot_be_woken_the_call_is_not_even_read() {
+        let found = of_one(17, |file| match file {
+            "stat" => Some(b"17 (node) D 1 17 17 0".to_vec()),
+            "wchan" => Some(b"nfs_wait".to_vec()),
+            other => panic!("{other} was read"),
+        });
+        let found = found.unwrap();
+        assert_eq!((found.syscall, found.wchan.as_deref()), (None, Some("nfs_wait")));
     }
 
     #[cfg(target_os = "linux")]

@@ -132,6 +132,8 @@ fn only_its_own_package_tells_the_version() {
     assert_eq!(own.as_deref(), Some("2026.9.6"));
     assert_eq!(package_version(br#"{"name":"other","version":"1.0.0"}"#), None);
     assert_eq!(package_version(br#"{"type":"module"}"#), None);
+    let loud = package_version(br#"{"name":"openclaw","version":"2026\u001b[31m\n.9"}"#);
+    assert_eq!(loud.as_deref(), Some("2026 [31m .9"));
 }
 
 proptest! {

@@ -11,7 +11,7 @@ use crate::{
     restart::scheduler,
     supervisor::{
         event::{Action, Event, Goal, HungSign, Target},
-        ledger::{Entry, StrikeTarget, last_lines},
+        ledger::{Entry, StrikeTarget},
         state::State,
     },
     sys::{
@@ -108,8 +108,7 @@ impl Driver {
             Action::Ended(outcome) => {
                 let asked = self.ended_for(outcome.goal);
                 let (pid, peak_bytes) = self.processes.last_end();
-                let printed = self.output.take_last_lines();
-                let last_lines = if outcome.failed { last_lines(&printed) } else { Vec::new() };
+                let last_lines = self.output.take_last_lines();
                 let drain = self.drain.take();
                 let remains = Remains { pid, peak_bytes, drain, last_lines };
                 self.story.ended(now, &outcome, asked, remains);

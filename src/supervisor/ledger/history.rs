@@ -1,6 +1,6 @@
 //! The ledger, folded: what each restart, crash and stop came to.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::Bound};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,9 +43,10 @@ pub struct Incident {
     pub phases: Vec<PhaseTime>,
     /// The ends of children that belong to it.
     pub ends: Vec<End>,
-    /// How it ended; nothing as long as it is under way.
+    /// How it ended; nothing as long as it is [under way](History::is_under_way), or if nobody
+    /// lived to tell.
     pub verdict: Option<Verdict>,
-    /// From its cause to its verdict, in milliseconds.
+    /// From its cause to its verdict, in milliseconds; nothing where that has none.
     pub took_ms: Option<u64>,
 }
 
@@ -115,6 +116,8 @@ pub struct History {
     strikes: Vec<Strike>,
     /// The incident with the last end of the present run.
     last_end: Option<RestartId>,
+    /// The ids of the present run begin here.
+    run_from: Option<RestartId>,
 }
 
 /// One life of the supervisor.
@@ -155,6 +158,18 @@ impl History {
         RestartId(self.last_id.map_or(0, |id| id.0) + 1)
     }
 
+    /// Whether its verdict is yet to come: it has none, no later supervisor has begun, and the last
+    /// one has not left. Of the incidents that nobody asked for only the newest goes on; a request
+    /// outlives the crashes after it.
+    pub fn is_under_way(&self, incident: &Incident) -> bool {
+        let is_asked = |kind| matches!(kind, Kind::Restart | Kind::Stop);
+        let mut later = self.incidents.range((Bound::Excluded(incident.id), Bound::Unbounded));
+        incident.verdict.is_none()
+            && self.run_from.is_none_or(|from| from <= incident.id)
+            && self.last_run.as_ref().is_none_or(|run| run.left.is_none())
+            && (is_asked(incident.kind) || later.all(|(_, later)| is_asked(later.kind)))
+    }
+
     fn add(&mut self, record: Record) {
         let at = record.at;
         self.last_id = self.last_id.max(record.entry.id());
@@ -163,6 +178,7 @@ impl History {
                 // Generations are counted anew.
                 self.strikes.clear();
                 self.last_end = None;
+                self.run_from = Some(self.next_id());
                 self.last_run = Some(Run { at, pid, command, generation: 0, left: None });
             }
             Entry::Requested { id, what, reason, by, due_ms: _ } => {

@@ -114,6 +114,21 @@ fn the_last_run_tells_whether_it_left_by_itself() {
     assert_eq!(history.last_run.unwrap().left, Some((9, 70)));
 }
 
+#[test]
+fn the_table_of_the_documentation_names_every_event() {
+    let page = include_str!("../../../docs/ledger.md");
+    let rows = page.lines().skip_while(|line| !line.starts_with("| `event`")).skip(2);
+    let rows = rows.map_while(|line| line.strip_prefix("| `")?.split_once('`'));
+    let mut told: Vec<_> = rows.map(|(name, _)| name).collect();
+    // "unknown variant `?`, expected one of `started`, `requested`, ..."
+    let unknown = serde_json::from_str::<Entry>(r#"{"event":"?"}"#).unwrap_err().to_string();
+    let (_, expected) = unknown.split_once("expected one of ").unwrap();
+    let mut events: Vec<_> = expected.split('`').skip(1).step_by(2).collect();
+    told.sort_unstable();
+    events.sort_unstable();
+    assert_eq!(told, events);
+}
+
 proptest! {
     #[test]
     fn torn_and_foreign_lines_are_counted_and_skipped(
