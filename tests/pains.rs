@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, mem,
     path::{Path, PathBuf},
 };
 
@@ -113,6 +113,14 @@ fn planted_faults_of_a_table_are_found() {
     }
 }
 
+#[test]
+fn what_helps_a_test_is_none() {
+    let text = "#[cfg(test)]\nmod tests {\n    fn helps() {}\n    #[test]\n    #[should_panic]\n    \
+                fn holds() {}\n    fn helps_too() {}\n    #[tokio::test(start_paused = true)]\n    \
+                async fn holds_later() {}\n    #[cfg(test)]\n    const fn one() {}\n}";
+    assert_eq!(tests_of(text).collect::<Vec<_>>(), ["holds", "holds_later"]);
+}
+
 /// What is wrong with the last cells of all tables.
 fn faults(page: &str, tests: &BTreeSet<String>) -> Vec<String> {
     let is_head =
@@ -146,24 +154,23 @@ fn numbers(text: &str) -> BTreeSet<u32> {
         .collect()
 }
 
-/// The names of the project's tests: functions with an attribute `test`, and those in `proptest!`.
+/// The names of the project's tests: functions with an attribute `test`, as those in `proptest!` have.
 fn tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     for file in sources() {
         let text = fs::read_to_string(&file).expect("a source file is text");
-        let mut is_test = false;
-        for line in text.lines().map(str::trim) {
-            if line.starts_with("#[") {
-                is_test |= line.contains("test");
-            } else if let Some(name) = name_of_function(line) {
-                if is_test {
-                    tests.insert(name.to_owned());
-                }
-                is_test = false;
-            }
-        }
+        tests.extend(tests_of(&text).map(str::to_owned));
     }
     tests
+}
+
+fn tests_of(text: &str) -> impl Iterator<Item = &str> {
+    let mut is_test = false;
+    text.lines().map(str::trim).filter_map(move |line| {
+        is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
+        let name = name_of_function(line)?;
+        mem::take(&mut is_test).then_some(name)
+    })
 }
 
 fn name_of_function(line: &str) -> Option<&str> {

@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    process,
+};
 
 use lockkeeper::protocol::signal::Signal;
 
@@ -37,11 +40,11 @@ fn a_stopped_child_that_must_beat_is_ended_and_replaced() {
 
 #[test]
 fn a_child_that_beats_is_left_alone() {
-    let rig = watchdog("via = 'notify'\ninterval = '300ms'\nfailures = 10");
+    let rig = watchdog("via = 'notify'\ninterval = '30ms'\nfailures = 20");
     let mut gateway = rig.child(OBEDIENT).start();
     let child = gateway.next_child();
-    // Longer than ten silent intervals.
-    while gateway.status().up_ms < Some(3_500) {
+    // Longer than twenty silent intervals.
+    while gateway.status().up_ms < Some(700) {
         child.say("notify WATCHDOG=1");
     }
     assert_eq!(gateway.status().generation, 1);
@@ -75,19 +78,19 @@ fn a_trigger_without_a_watchdog_changes_nothing() {
     assert_eq!(gateway.stop(), 0);
 }
 
-/// A port that nobody has at the moment.
-fn port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-    free.local_addr().expect("it is bound").port()
+/// An address that nobody has, and that nobody else is given: all of 127.0.0.0/8 is loopback, and
+/// this process has an address of its own there (a process id has 22 bits).
+fn address() -> SocketAddr {
+    let [_, high, middle, low] = process::id().to_be_bytes();
+    let free = TcpListener::bind((Ipv4Addr::new(127, 64 + high, middle, low), 0)).expect("a port");
+    free.local_addr().expect("it is bound")
 }
 
 #[test]
 fn a_port_that_answers_wrongly_several_times_in_a_row_is_a_hung_child() {
-    let port = port();
-    let rig = watchdog(&format!(
-        "via = 'http://127.0.0.1:{port}/livez'\ninterval = '50ms'\nfailures = 3"
-    ));
-    let orders = ["on TERM exit 0", &format!("serve {port}"), "notify READY=1"];
+    let address = address();
+    let rig = watchdog(&format!("via = 'http://{address}/livez'\ninterval = '50ms'\nfailures = 3"));
+    let orders = ["on TERM exit 0", &format!("serve {address}"), "notify READY=1"];
     let mut gateway = rig.child(orders).start();
     let child = gateway.next_child();
     gateway.until(|status| status.up_ms > Some(400));
@@ -101,8 +104,8 @@ fn a_port_that_answers_wrongly_several_times_in_a_row_is_a_hung_child() {
 
 #[test]
 fn a_port_that_nobody_listens_on_any_more_is_a_hung_child() {
-    let port = port();
-    let rig = watchdog(&format!("via = 'tcp://127.0.0.1:{port}'\ninterval = '50ms'\nfailures = 2"));
+    let address = address();
+    let rig = watchdog(&format!("via = 'tcp://{address}'\ninterval = '50ms'\nfailures = 2"));
     let mut gateway = rig.child(OBEDIENT).start();
     gateway.next_child().expect("signal SIGTERM");
     assert_eq!(gateway.next_child().generation(), 2);

@@ -39,6 +39,8 @@ const PIPE: usize = 1024 * 1024;
 const CHUNK: usize = 64 * 1024;
 /// As much waits for each reader of what we pass on, in bytes.
 const QUEUE: usize = 1024 * 1024;
+/// So long the reader waits when the system refuses it something.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Pipes for a child's output, and what becomes of it. Dropped, the threads end when nobody has
 /// the write ends any more.
@@ -85,6 +87,8 @@ enum Read {
     Empty,
     /// Nobody can write any more.
     End,
+    /// The system had no memory for it, or the like.
+    Refused,
 }
 
 impl Capture {
@@ -171,7 +175,8 @@ impl Capture {
 }
 
 impl Shared {
-    /// The thread.
+    /// The thread. It ends with the last writer alone: while there is one, a child would wait for a
+    /// reader that has gone.
     fn read_all(&self) {
         let mut open = [true, true];
         while open.contains(&true) {
@@ -180,14 +185,19 @@ impl Shared {
                 .filter(|of| open[*of])
                 .map(|of| (PollFd::new(&self.ends[of], PollFlags::IN), of))
                 .unzip();
-            if poll(&mut polled, None).is_err_and(|errno| errno != Errno::INTR) {
-                return;
-            }
-            let mut reading = self.lock();
+            let mut refused = poll(&mut polled, None).is_err_and(|errno| errno != Errno::INTR);
             for (end, of) in polled.iter().zip(which) {
-                if !end.revents().is_empty() && reading.read(&self.ends, of) == Read::End {
-                    open[of] = false;
+                if end.revents().is_empty() {
+                    continue;
                 }
+                match self.lock().read(&self.ends, of) {
+                    Read::Some(_) | Read::Empty => {}
+                    Read::End => open[of] = false,
+                    Read::Refused => refused = true,
+                }
+            }
+            if refused {
+                thread::sleep(PAUSE);
             }
         }
     }
@@ -216,7 +226,7 @@ impl Reading {
             Ok(0) => return Read::End,
             Ok(count) => count,
             Err(Errno::AGAIN | Errno::INTR) => return Read::Empty,
-            Err(_) => return Read::End,
+            Err(_) => return Read::Refused,
         };
         let bytes = &self.buffer[..count];
         self.outlets[of].push(bytes);

@@ -77,7 +77,8 @@ impl Relay {
     /// Starts the thread `name`, which writes to `sink`. At most `capacity` bytes wait. `lost` is
     /// told of what is lost.
     ///
-    /// A write that fails costs what it was to write; the next is tried again.
+    /// A write that fails costs what it was to write, to the end of its last line; the next is tried
+    /// again. Where a line had been written in part, it is ended first.
     ///
     /// # Errors
     ///
@@ -146,7 +147,8 @@ impl Drop for Relay {
 
 impl Shared {
     /// The thread.
-    fn write_all(&self, mut sink: impl Write) {
+    fn write_all(&self, sink: impl Write) {
+        let mut sink = Mended::new(sink);
         let mut batch = Vec::new();
         loop {
             {
@@ -164,11 +166,8 @@ impl Shared {
                 mem::swap(&mut batch, &mut queue.waiting);
                 queue.is_writing = true;
             }
-            if let Err((left, error)) = write(&mut sink, &batch) {
-                let mut queue = self.lock();
-                queue.lost.bytes += left as u64;
-                queue.lost.error = Some(error);
-                drop(queue);
+            if let Err((left, error)) = sink.write_all(&batch) {
+                self.lock().lose(&batch[batch.len() - left..], error);
                 self.lost.notify_one();
             }
             batch.clear();
@@ -218,6 +217,64 @@ impl Queue {
         self.lost.bytes += lost as u64;
         lost
     }
+
+    /// The end of what was taken out could not be written. Drops the rest of its last line.
+    fn lose(&mut self, bytes: &[u8], error: io::Error) {
+        let mut lost = bytes.len();
+        if !bytes.ends_with(b"\n") {
+            self.in_dropped_line = self.waiting.is_empty();
+            let rest = end_of_line(&self.waiting).unwrap_or(self.waiting.len());
+            self.waiting.drain(..rest);
+            // What was written of the line is ended by the thread.
+            self.at_line_start |= self.waiting.is_empty();
+            lost += rest;
+        }
+        self.lost.bytes += lost as u64;
+        self.lost.error = Some(error);
+    }
+}
+
+/// A sink in which nothing is glued to a line whose end could not be written.
+#[derive(Debug)]
+struct Mended<S> {
+    sink: S,
+    at_line_start: bool,
+    /// The last write failed within a line.
+    is_torn: bool,
+}
+
+impl<S: Write> Mended<S> {
+    fn new(sink: S) -> Self {
+        Self { sink, at_line_start: true, is_torn: false }
+    }
+
+    /// Writes all, or tells how much was not written and why.
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+        if self.is_torn {
+            self.write(b"\n").map_err(|(_, error)| (bytes.len(), error))?;
+        }
+        self.write(bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let error = match self.sink.write(rest) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(written) => {
+                    self.at_line_start = rest[written - 1] == b'\n';
+                    rest = &rest[written..];
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            self.is_torn = !self.at_line_start;
+            return Err((rest.len(), error));
+        }
+        self.is_torn = false;
+        Ok(())
+    }
 }
 
 /// A descriptor as a sink: written to as it is, blocking or not.
@@ -239,20 +296,6 @@ impl Write for Descriptor {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Writes all, or tells how much was not written and why.
-fn write(sink: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        match sink.write(rest) {
-            Ok(0) => return Err((rest.len(), io::ErrorKind::WriteZero.into())),
-            Ok(written) => rest = &rest[written..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err((rest.len(), error)),
-        }
-    }
-    Ok(())
 }
 
 fn end_of_line(bytes: &[u8]) -> Option<usize> {

@@ -1,7 +1,9 @@
 //! Nothing to be had: descriptors, memory, processes, room on the disk.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
@@ -44,12 +46,14 @@ fn a_ledger_that_the_disk_refuses_costs_its_lines_and_is_told_once_each_time() {
     for (round, (error, calls)) in DISK.into_iter().zip(calls).enumerate() {
         let broken = Injected::into(&gateway, "ledger.jsonl", calls, error);
         child = follow(follow(child));
-        gateway.expect_log("warning: ledger: ");
+        gateway.expect_log("is told in this log alone");
         drop(broken);
         child = follow(child);
         gateway.until_why(|incidents| incidents.len() > round);
     }
-    assert_eq!(gateway.log().count("warning: ledger: "), DISK.len());
+    for told in ["is told in this log alone", "ledger: it can be written again"] {
+        assert_eq!(gateway.log().count(told), DISK.len(), "{told}");
+    }
     child.done("notify READY=1");
     assert_eq!(gateway.stop(), 0);
 }
@@ -134,7 +138,7 @@ fn without_a_free_descriptor_a_child_is_kept_and_one_that_crashes_is_followed() 
         rig.child(["on USR2 print rebuilt ; notify READY=1", OBEDIENT[0], OBEDIENT[2]]).start();
     let child = gateway.next_child();
     gateway.until(|status| status.state == "ready");
-    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("it lives").count();
+    let open = fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("it lives").count();
     limit_descriptors(&gateway, open);
     gateway.signal(Signal::Usr1);
     gateway.expect_log("the successor cannot be prepared");
@@ -190,19 +194,51 @@ fn without_memory_for_a_process_the_child_serves_and_a_crash_is_made_good_later(
     }
 }
 
+#[test]
+fn a_captured_child_is_read_on_when_the_system_has_memory_again() {
+    let mut gateway = Rig::new().config("[log]\ncapture = true").child(OBEDIENT).start();
+    let child = gateway.next_child();
+    child.perform("print before");
+    gateway.expect_log("before");
+    let short = Injected::at(thread(&gateway, "output"), None, "?poll,ppoll", "ENOMEM");
+    // Wakes the reader from the call that it was in.
+    child.perform("print in the midst");
+    gateway.expect_log("in the midst");
+    drop(short);
+    child.perform("print after");
+    gateway.expect_log("after");
+    assert_eq!(gateway.stop(), 0);
+}
+
+/// The id of a thread of the supervisor.
+fn thread(gateway: &Supervisor, name: &str) -> u32 {
+    let threads =
+        fs::read_dir(format!("/proc/{}/task", gateway.pid())).expect("it lives").flatten();
+    let is_it =
+        |path: &PathBuf| fs::read_to_string(path.join("comm")).is_ok_and(|c| c.trim() == name);
+    let path = threads.map(|entry| entry.path()).find(is_it).expect("it has this thread");
+    path.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number")
+}
+
 /// A running supervisor whose system calls fail until this is dropped.
 struct Injected(Child);
 
 impl Injected {
     /// Of those on one file of the state folder, or of all.
     fn into(gateway: &Supervisor, file: &str, calls: &str, error: &str) -> Self {
+        let file = (!file.is_empty()).then(|| gateway.rig().state().join(file));
+        Self::at(gateway.pid(), file, calls, error)
+    }
+
+    /// Of one thread.
+    fn at(thread: u32, file: Option<PathBuf>, calls: &str, error: &str) -> Self {
         let mut strace = Command::new("strace");
-        if !file.is_empty() {
-            strace.arg("-P").arg(gateway.rig().state().join(file));
+        if let Some(file) = file {
+            strace.arg("-P").arg(file);
         }
         let mut strace = strace
             .args(["-o", "/dev/null", "-e", &format!("inject={calls}:error={error}")])
-            .args(["-p", &gateway.pid().to_string()])
+            .args(["-p", &thread.to_string()])
             .stderr(Stdio::piped())
             .spawn()
             .expect("strace");

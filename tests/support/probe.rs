@@ -23,7 +23,7 @@
 //! | `orphan ROLE ORDERS` | the same, forked twice and in a session of its own |
 //! | `exec ORDERS` | become a new program in the same process |
 //! | `listen PORT` | hold this port of the loopback (0: any; the result names it) |
-//! | `serve PORT` | answer each HTTP request on this port, with 200 |
+//! | `serve ADDRESS` | answer each HTTP request there, with 200 |
 //! | `answer STATUS` | from now on with this status |
 //! | `ask JSON` | a request to `LOCKKEEPER_CONTROL`; the result is the first answer |
 //! | `print TEXT` | a line on standard error |
@@ -185,7 +185,7 @@ impl Probe {
                 Ok(port.to_string())
             }
             "serve" => {
-                let listener = TcpListener::bind(("127.0.0.1", first.parse()?))?;
+                let listener = TcpListener::bind(first)?;
                 let status = Arc::clone(&self.status);
                 thread::spawn(move || serve(&listener, &status));
                 Ok(String::new())

@@ -79,3 +79,10 @@ fn what_is_in_the_pipes_at_the_end_is_passed_on() {
     out.read_to_string(&mut came).unwrap();
     assert_eq!(came, "bye");
 }
+
+#[test]
+fn a_read_that_the_system_refuses_is_not_the_end() {
+    let ends = [".", "."].map(|folder| File::open(folder).unwrap().into());
+    let (capture, ..) = captured(0);
+    assert_eq!(capture.shared.lock().read(&ends, 0), Read::Refused);
+}

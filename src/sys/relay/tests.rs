@@ -137,7 +137,48 @@ fn a_write_that_fails_costs_its_bytes_and_the_next_is_tried() {
     drop(answer);
     relay.push(b"next\n");
     assert!(relay.flush_within(LONG));
-    assert_eq!(asked.try_iter().collect::<Vec<_>>(), [b"next\n"]);
+    let tried: Vec<_> = asked.try_iter().collect();
+    assert_eq!(tried, [&b"\n"[..], b"next\n"], "what had been written of the line is ended");
+}
+
+#[test]
+fn the_rest_of_a_line_that_could_not_be_written_is_dropped() {
+    let (sink, asked, answer) = asking();
+    let relay = Relay::start("test", sink, 100, Arc::default()).unwrap();
+    let tried = |bytes: &[u8]| assert_eq!(asked.recv_timeout(LONG).unwrap(), bytes);
+    let refuse = || answer.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
+    relay.push(b"one\ntw");
+    tried(b"one\ntw");
+    // Comes while the sink is at it.
+    relay.push(b"o\nthree\nfo");
+    answer.send(Ok(5)).unwrap();
+    tried(b"w");
+    refuse();
+    tried(b"\n");
+    // Not even this has room: nothing more is tried of the batch.
+    refuse();
+    assert!(relay.flush_within(LONG));
+    // Comes after it.
+    relay.push(b"ur\nfive\n");
+    tried(b"\n");
+    answer.send(Ok(1)).unwrap();
+    tried(b"five\n");
+    drop(answer);
+    assert!(relay.flush_within(LONG));
+    assert_eq!(relay.take_lost().unwrap().bytes, ("wo\nthree\nfour\n").len() as u64);
+    assert_eq!(asked.try_iter().count(), 0);
+}
+
+#[test]
+fn a_line_that_comes_in_pieces_is_whole_where_no_write_fails() {
+    let (sink, asked, answer) = asking();
+    let relay = Relay::start("test", sink, 100, Arc::default()).unwrap();
+    drop(answer);
+    for piece in [&b"on"[..], b"e\n"] {
+        relay.push(piece);
+        assert!(relay.flush_within(LONG));
+    }
+    assert_eq!(asked.try_iter().collect::<Vec<_>>(), [&b"on"[..], b"e\n"]);
 }
 
 #[tokio::test]
