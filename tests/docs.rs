@@ -100,6 +100,8 @@ fn the_contract_names_the_environment() {
         env::LOCK_FD,
         env::NONCE,
         env::RESTART_EXPECTED_MS,
+        env::SAFE_MODE,
+        env::WATCHDOG_USEC,
     ];
     assert_eq!(told, given.map(str::to_owned).into());
 

@@ -144,8 +144,7 @@ fn what_we_killed_counts_where_the_profile_says_so_and_is_restarted_at_once_all_
 }
 
 fn waiting() -> Hand {
-    let mut policy = Policy::default();
-    policy.orphan = Orphan::Wait;
+    let policy = Policy { orphan: Orphan::Wait, ..Policy::default() };
     let mut hand = Hand::idle(policy);
     assert_eq!(hand.tell(Event::Started { orphan: true }), [Action::AwaitOrphan]);
     assert_eq!((hand.state(), hand.machine.poll_timeout()), (State::Awaiting, None));
@@ -179,8 +178,7 @@ fn a_restart_means_the_orphan() {
 
 #[test]
 fn a_restart_that_came_before_the_start_means_the_orphan_too() {
-    let mut policy = Policy::default();
-    policy.orphan = Orphan::Wait;
+    let policy = Policy { orphan: Orphan::Wait, ..Policy::default() };
     let mut hand = Hand::idle(policy);
     assert_eq!(hand.restart(1), []);
     let evicted = hand.tell(Event::Started { orphan: true });
