@@ -209,7 +209,8 @@ fn a_child_that_was_cut_is_told_with_its_last_lines_though_it_did_not_fail() {
 #[cfg(target_os = "linux")]
 #[test]
 fn before_it_kills_a_child_it_tells_where_that_sleeps() {
-    let rig = Rig::new().command(["sh", "-c", "trap '' TERM; exec sleep 1000"]);
+    let brief = "[stop]\ngrace = '50ms'\nkill_after = '50ms'";
+    let rig = Rig::new().config(brief).command(["sh", "-c", "trap '' TERM; exec sleep 1000"]);
     let mut gateway = rig.start();
     let pid = gateway.until(|status| status.pid.is_some()).pid.unwrap();
     // Its first word is the number of the call.
@@ -218,10 +219,7 @@ fn before_it_kills_a_child_it_tells_where_that_sleeps() {
         let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
         call.split_whitespace().next() == Some(waits.as_str())
     });
-    for _ in 0..3 {
-        gateway.signal(Signal::Term);
-    }
-    assert_eq!(gateway.wait(), 137);
+    assert_eq!(gateway.stop(), 137);
     let stop = gateway.why().pop().unwrap();
     let strikes = stop["ends"][0]["strikes"].as_array().unwrap();
     let last = strikes.last().unwrap();
