@@ -177,17 +177,20 @@ impl Driver {
     fn announce_ready(&mut self, now: Instant, generation: u64, first: bool) {
         self.processes.stop_watching();
         let after = self.processes.ready_after(now);
-        let pid = self.processes.leader_pid().unwrap_or_default();
-        self.story.say(format!(
-            "generation {generation}: pid {pid}, ready in {}{}",
-            seconds(after),
-            self.probe().map(|probe| format!(" ({probe})")).unwrap_or_default()
-        ));
+        let by = self.probe().map(|probe| format!(" ({probe})")).unwrap_or_default();
+        // Its last words were heard before its end was.
+        let (told, who) = match self.processes.leader_pid() {
+            Some(pid) => {
+                (format!("pid {pid}, ready in {}{by}", seconds(after)), format!(", pid {pid}"))
+            }
+            None => ("ready, and gone already".to_owned(), String::new()),
+        };
+        self.story.say(format!("generation {generation}: {told}"));
         let after_ms = millis(after);
         self.story.record(Entry::Ready { generation, after_ms });
         self.story.recovered(now, generation);
         self.judge_beside();
-        let status = format!("generation {generation} ready, pid {pid}");
+        let status = format!("generation {generation} ready{who}");
         if first {
             if !self.upstream.ready(&status) {
                 tracing::warn!("the service manager does not read: READY=1 was dropped");
