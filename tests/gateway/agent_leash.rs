@@ -1,6 +1,7 @@
 //! The leash, as a process, with the test in the gateway's place.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     os::unix::process::ExitStatusExt,
     process::{Child, ChildStdout, Command, Output, Stdio},
@@ -33,6 +34,15 @@ fn next_process(lines: &mut BufReader<ChildStdout>) -> ProcessId {
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     process(&line)
+}
+
+/// Waits until it has been stopped: it tells its number before.
+fn stopped(program: ProcessId) {
+    let stat = format!("/proc/{}/stat", program.pid);
+    let is_stopped = |stat: &str| stat.rsplit_once(") ").is_some_and(|(_, s)| s.starts_with('T'));
+    while !is_stopped(&fs::read_to_string(&stat).unwrap()) {
+        std::thread::yield_now();
+    }
 }
 
 fn terminate(child: &Child) {
@@ -145,6 +155,7 @@ async fn sigterm_to_the_leash_ends_the_tree() {
 async fn a_stopped_process_is_ended_too() {
     let mut child = leashed(&["sh", "-c", "echo $$; kill -STOP $$"]).spawn().unwrap();
     let program = next_process(&mut lines(&mut child));
+    stopped(program);
     terminate(&child);
     assert_eq!(child.wait().unwrap().code(), Some(137));
     gone(program).await;
