@@ -25,6 +25,7 @@ use lockkeeper::{
     sys::{
         ledger_file,
         lock::{CHILD_LOCK, GATEWAY_LOCK},
+        memory_file,
         signals::{FORWARDED, HANDLED},
     },
 };
@@ -75,7 +76,14 @@ fn the_signals_table_names_every_signal_that_is_caught() {
 fn the_table_of_the_state_folder_names_its_files() {
     let rows = Page::open("README.md").table("The state folder");
     let told: BTreeSet<_> = rows.iter().flat_map(|row| spans(&row[0])).collect();
-    let files = [GATEWAY_LOCK, CHILD_LOCK, CONTROL_SOCKET, NOTIFY_SOCKET, ledger_file::NAME];
+    let files = [
+        GATEWAY_LOCK,
+        CHILD_LOCK,
+        CONTROL_SOCKET,
+        NOTIFY_SOCKET,
+        memory_file::NAME,
+        ledger_file::NAME,
+    ];
     assert_eq!(told, files.map(str::to_owned).into());
 }
 
