@@ -8,11 +8,13 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 use serde::de::IgnoredAny;
+
+use super::plain_file::open;
 
 use crate::supervisor::ledger;
 
@@ -181,16 +183,6 @@ fn tail(file: &mut File, at_most: u64) -> io::Result<Vec<u8>> {
         bytes.drain(..end_of_torn.map_or(bytes.len(), |at| at + 1));
     }
     Ok(bytes)
-}
-
-/// Opens a plain file: a link or a pipe in its place would lead our writes elsewhere, or block us.
-pub(super) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = options.mode(0o600).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file"));
-    }
-    Ok(file)
 }
 
 #[cfg(test)]

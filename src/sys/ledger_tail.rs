@@ -20,7 +20,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::ledger_file::{self, MAX_BYTES};
+use super::{
+    ledger_file::{self, MAX_BYTES},
+    plain_file,
+};
 
 /// By so many of the last lines it is found again in a ledger whose older half was dropped.
 const REMEMBERED: usize = 32;
@@ -87,7 +90,7 @@ impl LedgerTail {
     /// The file that has the name now, if it is another than the one that is open, or was
     /// truncated. One that is missing is no other: its successor is yet to come.
     fn newer(&self) -> io::Result<Option<Open>> {
-        let file = match ledger_file::open(OpenOptions::new().read(true), &self.path) {
+        let file = match plain_file::open(OpenOptions::new().read(true), &self.path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),

@@ -5,15 +5,14 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::clock;
+use super::{clock, plain_file::open};
 
 /// The file's name in the state folder.
 pub const NAME: &str = "memory.json";
@@ -60,16 +59,6 @@ pub fn read<T: DeserializeOwned>(dir: &Path) -> io::Result<Option<T>> {
     let dated: Dated<T> = serde_json::from_slice(&text)?;
     let same_boot = dated.boot_id.is_some() && dated.boot_id == clock::boot_id();
     Ok(same_boot.then_some(dated.memory))
-}
-
-/// Opens a plain file: a link or a pipe in its place would lead our writes elsewhere, or block us.
-fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = options.mode(0o600).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file"));
-    }
-    Ok(file)
 }
 
 #[cfg(test)]

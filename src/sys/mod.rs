@@ -26,6 +26,8 @@ pub mod notify;
 pub mod notify_parent;
 mod notify_sender;
 #[cfg(feature = "supervisor")]
+mod plain_file;
+#[cfg(feature = "supervisor")]
 pub mod probe;
 #[cfg(feature = "supervisor")]
 pub mod process;

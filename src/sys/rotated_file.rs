@@ -10,9 +10,11 @@ use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::PathBuf,
 };
+
+use super::plain_file;
 
 /// A file and its predecessors. Written to as by [`Write`]: each write is tried for itself, so
 /// that one which fails (a full disk, a folder that was removed) costs only its bytes.
@@ -45,15 +47,9 @@ impl RotatedFile {
     }
 
     fn open_anew(&self) -> io::Result<(File, u64)> {
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600);
-        // A pipe in its place would block us.
-        let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&self.path)?;
-        let meta = file.metadata()?;
-        if !meta.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file"));
-        }
-        Ok((file, meta.len()))
+        let file = plain_file::open(OpenOptions::new().append(true).create(true), &self.path)?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
     }
 
     /// Sets the file aside, and forgets the oldest.
