@@ -34,7 +34,7 @@ fn a_config_that_the_doctor_cannot_mend_parks_after_one_retry() {
     keeper.expect("the recovery command ended by code 1");
     assert_eq!(keeper.ended(), End::Code(exit::CONFIG.into()));
     assert_eq!(lab.gateways().len(), 2, "the start and its one retry");
-    assert_eq!(keeper.count("the child's config is bad: running"), 1);
+    assert_eq!(keeper.count("running the command that mends"), 1);
     let told = lab.why();
     let ends: Vec<_> = told.iter().flat_map(|one| one["ends"].as_array()).flatten().collect();
     assert_eq!(ends.len(), 2, "{told:?}");
