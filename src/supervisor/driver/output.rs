@@ -7,7 +7,6 @@ use std::{
 
 use crate::{
     config::settings::Log,
-    protocol::control::one_line,
     sys::{
         capture::{Capture, Outlet},
         clock,
@@ -54,10 +53,10 @@ impl Output {
         }
     }
 
-    /// The last lines of a child that has ended, which are forgotten.
+    /// The last lines of a child that has ended, as it printed them, which are forgotten.
     pub(super) fn take_last_lines(&self) -> Vec<String> {
         let lines = self.capture.as_ref().map(Capture::take_last_lines).unwrap_or_default();
-        lines.iter().map(|line| one_line(String::from_utf8_lossy(line).trim_end())).collect()
+        lines.iter().map(|line| String::from_utf8_lossy(line).trim_end().to_owned()).collect()
     }
 
     /// Resolves when output was lost and that may be told. Cancel-safe.

@@ -298,13 +298,6 @@ impl History {
     }
 }
 
-impl Incident {
-    /// Whether work was cut for it.
-    pub fn was_cut(&self) -> bool {
-        self.ends.iter().any(|end| end.cut)
-    }
-}
-
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
