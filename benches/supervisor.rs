@@ -32,7 +32,10 @@ fn main() -> ExitCode {
         println!("run scripts/bench supervisor, which builds what is to be measured");
         return ExitCode::SUCCESS;
     };
-    match Shop::open(lockkeeper).and_then(|shop| run(&shop)) {
+    let other = env::var_os("LOCKKEEPER_BENCH_OTHER_BINARY").map(PathBuf::from);
+    // cargo has a word of its own for us.
+    let parts: Vec<_> = env::args().skip(1).filter(|part| part != "--bench").collect();
+    match Shop::open(lockkeeper, other).and_then(|shop| run(&shop, &parts)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -41,14 +44,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(shop: &Shop) -> io::Result<()> {
-    respawn(shop)?;
-    forward(shop)?;
-    idle(shop)
+/// A part of the bench.
+type Part = fn(&Shop) -> io::Result<()>;
+
+const PARTS: [(&str, Part); 3] = [("respawn", respawn), ("forward", forward), ("idle", idle)];
+
+/// Runs the parts that are named; all, if none is.
+fn run(shop: &Shop, named: &[String]) -> io::Result<()> {
+    if let Some(unknown) = named.iter().find(|name| PARTS.iter().all(|(part, _)| part != name)) {
+        let parts = PARTS.map(|(part, _)| part).join(", ");
+        return Err(io::Error::other(format!("there is no part `{unknown}`; there are: {parts}")));
+    }
+    let is_wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
+    PARTS.iter().filter(|(part, _)| is_wanted(part)).try_for_each(|(_, run)| run(shop))
 }
 
 fn respawn(shop: &Shop) -> io::Result<()> {
-    let immediate = [Kind::Loop, Kind::Lockkeeper];
+    let immediate = [Kind::Loop, Kind::Lockkeeper, Kind::OtherLockkeeper];
     let delaying = [Kind::Runsv, Kind::S6, Kind::Supervisord, Kind::Pm2];
     let mut peers = start(shop, &[&immediate[..], &delaying[..]].concat())?;
 
@@ -92,7 +104,8 @@ fn respawn(shop: &Shop) -> io::Result<()> {
 }
 
 fn forward(shop: &Shop) -> io::Result<()> {
-    let mut peers = start(shop, &[Kind::Tini, Kind::DumbInit, Kind::Lockkeeper])?;
+    let mut peers =
+        start(shop, &[Kind::Tini, Kind::DumbInit, Kind::Lockkeeper, Kind::OtherLockkeeper])?;
     let mut samples = Samples::default();
     for _ in 0..FORWARD_ROUNDS {
         for peer in &mut peers {
@@ -109,6 +122,7 @@ fn idle(shop: &Shop) -> io::Result<()> {
     let all = [
         Kind::Loop,
         Kind::Lockkeeper,
+        Kind::OtherLockkeeper,
         Kind::Tini,
         Kind::DumbInit,
         Kind::Runsv,
@@ -147,6 +161,7 @@ fn start(shop: &Shop, kinds: &[Kind]) -> io::Result<Vec<Peer>> {
     for &kind in kinds {
         match shop.start(kind)? {
             Some(peer) => peers.push(peer),
+            None if kind == Kind::OtherLockkeeper => {}
             None => println!("({} is not installed)", kind.name()),
         }
     }

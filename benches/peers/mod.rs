@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     /// `vfork`, `execv`, `waitpid` in C, and nothing else.
     Loop,
     Lockkeeper,
+    /// Another build of it, of an earlier day.
+    OtherLockkeeper,
     Runsv,
     S6,
     Supervisord,
@@ -36,6 +38,7 @@ impl Kind {
         match self {
             Self::Loop => "C loop",
             Self::Lockkeeper => "lockkeeper",
+            Self::OtherLockkeeper => "lockkeeper (other)",
             Self::Runsv => "runsv",
             Self::S6 => "s6-supervise",
             Self::Supervisord => "supervisord",
@@ -50,11 +53,12 @@ impl Kind {
 pub(crate) struct Shop {
     dir: tempfile::TempDir,
     lockkeeper: PathBuf,
+    other_lockkeeper: Option<PathBuf>,
 }
 
 impl Shop {
-    /// Compiles the C programs.
-    pub(crate) fn open(lockkeeper: PathBuf) -> io::Result<Self> {
+    /// Compiles the C programs. `other`: a second build of lockkeeper.
+    pub(crate) fn open(lockkeeper: PathBuf, other: Option<PathBuf>) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("lockkeeper-bench-").tempdir()?;
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
         for program in ["child", "loop"] {
@@ -67,7 +71,7 @@ impl Shop {
                 return Err(io::Error::other(format!("gcc cannot build {program}.c")));
             }
         }
-        Ok(Self { dir, lockkeeper })
+        Ok(Self { dir, lockkeeper, other_lockkeeper: other })
     }
 
     /// Starts a peer around a child, until the child has said that it runs. `None`: not installed.
@@ -103,6 +107,7 @@ impl Shop {
         match kind {
             Kind::Loop => Some(self.dir.path().join("loop")),
             Kind::Lockkeeper => Some(self.lockkeeper.clone()),
+            Kind::OtherLockkeeper => self.other_lockkeeper.clone(),
             other => std::env::split_paths(&std::env::var_os("PATH")?)
                 .map(|folder| folder.join(other.name()))
                 .find(|path| path.is_file()),
@@ -123,7 +128,7 @@ impl Shop {
             Kind::Loop | Kind::DumbInit => drop(command.arg(child).arg(socket)),
             // -s: it is not pid 1 here.
             Kind::Tini => drop(command.args(["-s", "--"]).arg(child).arg(socket)),
-            Kind::Lockkeeper => {
+            Kind::Lockkeeper | Kind::OtherLockkeeper => {
                 let config = dir.join("lockkeeper.toml");
                 fs::write(&config, LOCKKEEPER_TOML)?;
                 command.args(["run", "--name", "bench", "--state-dir"]).arg(dir.join("state"));

@@ -116,7 +116,7 @@ fn resolve(argv: &[OsString], reader: &Path) -> Result<Plan, u8> {
         let code = output.status.code().and_then(|code| u8::try_from(code).ok());
         return Err(code.unwrap_or(exit::FAILURE));
     }
-    serde_json::from_slice(&output.stdout).map_err(|_| {
+    plan_of(&output.stdout).ok_or_else(|| {
         // `--help` is no plan, and goes where the user looks for it.
         say(&String::from_utf8_lossy(&output.stdout));
         exit::OK
@@ -131,8 +131,13 @@ fn reader_again(argv: &[OsString], reader: &Path) -> Reader {
     Reader {
         // What is not UTF-8 is not found then, which is told.
         argv: words.map(|word| word.to_string_lossy().into_owned()).collect(),
-        parse: |text| serde_json::from_str::<Plan>(text).ok().map(|plan| plan.effective),
+        parse: |text| plan_of(text.as_bytes()).map(|plan| plan.effective),
     }
+}
+
+/// In one place: a second kind of reader would be that much more code in the parent's memory.
+fn plan_of(text: &[u8]) -> Option<Plan> {
+    serde_json::from_slice(text).ok()
 }
 
 /// Who holds the lock, since when, and what to do.

@@ -151,8 +151,8 @@ impl Notification {
             NONCE_KEY => self.nonce = Some(plain(value)),
             RESTART_KEY => self.restart = Some(plain(value)),
             DRAIN_KEY => {
-                let progress: DrainProgress =
-                    serde_json::from_str(value).map_err(|_| Problem::NotJson(DRAIN_KEY))?;
+                let progress: DrainProgress = serde_json::from_slice(value.as_bytes())
+                    .map_err(|_| Problem::NotJson(DRAIN_KEY))?;
                 self.drain = Some(bounded(progress));
             }
             _ => {}

@@ -53,6 +53,7 @@ use crate::{
         notify::{self, NotifySocket},
         reaper,
         signals::Signals,
+        spare,
         state_dir::{self},
         tree,
         upstream::Upstream,
@@ -79,7 +80,7 @@ use self::{
 };
 use super::{
     event::{Action, Event},
-    ledger::{Entry, History},
+    ledger::Entry,
     limit::Memory,
     machine::Supervisor,
 };
@@ -167,6 +168,7 @@ impl Driver {
         let Setup { name, state_dir, effective, environment: ours, reader, wait_lock: _ } = setup;
         let settings = &effective.settings;
         reaper::become_subreaper()?;
+        spare::keep();
         catch(&signals, settings);
         let child_lock = ChildLock::open(&state_dir)?;
         let control_path = state_dir.join(CONTROL_SOCKET);
@@ -177,9 +179,8 @@ impl Driver {
             name => Some(state_dir::let_through(&state_dir, name)?),
         };
         let control = ControlServer::bind(&control_path, group)?;
-        let (ledger, lines) = LedgerFile::open(&state_dir);
-        let history = History::fold(lines.lines);
-        let mut story = Story::new(ledger, history.next_id());
+        let (ledger, last_id) = LedgerFile::open(&state_dir);
+        let mut story = Story::new(ledger, last_id);
 
         let own = |name: &str| ours.iter().find(|(key, _)| key == name).map(|(_, v)| v.clone());
         let upstream = Upstream::from_env(own("NOTIFY_SOCKET"));

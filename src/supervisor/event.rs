@@ -215,7 +215,10 @@ impl Judgement {
         struct Answer {
             status: String,
         }
-        match serde_json::from_str::<Answer>(stdout).as_ref().map(|a| a.status.as_str()) {
+        match serde_json::from_slice::<Answer>(stdout.as_bytes())
+            .as_ref()
+            .map(|a| a.status.as_str())
+        {
             Ok("accepted") => Self::Restart,
             // Rejected: of another process, or too old. It does not speak for this exit.
             Ok("none" | "rejected") => Self::Stop,

@@ -23,8 +23,12 @@ use super::event::{Goal, Then};
 
 pub use self::{
     history::{End, History, Incident, Joiner, Kind, Run},
-    kept::keep,
+    kept::{Heading, keep},
 };
+
+/// No supervisor lives to give a higher one. A line that names it is none of ours, and would leave
+/// no id for the next.
+const MAX_ID: RestartId = RestartId(1 << 53);
 
 /// Of what a child printed before its end, at most so many lines are kept.
 pub const MAX_LAST_LINES: usize = 20;

@@ -4,7 +4,10 @@
 //! start limits) are on the boot clock, which does not; wall time is for people only.
 #![allow(clippy::disallowed_methods)]
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -37,8 +40,14 @@ pub fn wall_ms() -> u64 {
 /// What tells this boot of the system from all others; pids and start times mean nothing without
 /// it. `None` where the system does not say.
 pub fn boot_id() -> Option<String> {
+    // Once known it stays; while there is no descriptor to look with, it may be known later.
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Some(known.clone());
+    }
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+    let id = Some(text.trim()).filter(|id| !id.is_empty())?;
+    Some(KNOWN.get_or_init(|| id.to_owned()).clone())
 }
 
 #[cfg(test)]

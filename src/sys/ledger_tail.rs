@@ -355,14 +355,14 @@ mod tests {
         let (started, given) = (r#"{"at":1,"event":"started"}"#, r#"{"at":1,"event":"spawned"}"#);
         let denied = |at: usize| format!(r#"{{"at":{at},"event":"denied"}}"#);
         for line in [started, given] {
-            ledger.append(line).unwrap();
+            ledger.append(&[line]).unwrap();
         }
         for at in 2..2 + REMEMBERED {
-            ledger.append(&denied(at)).unwrap();
+            ledger.append(&[denied(at)]).unwrap();
         }
         assert_eq!(tail.read().unwrap().len(), 2 + REMEMBERED);
         for at in 100..400 {
-            ledger.append(&denied(at)).unwrap();
+            ledger.append(&[denied(at)]).unwrap();
         }
         let kept = ledger_file::read_lines(folder.path()).unwrap().lines;
         assert_eq!(kept[..2], [started, given], "what is not to be given again");
@@ -433,7 +433,7 @@ mod tests {
                 for _ in 0..count {
                     let n = written.len();
                     let line = format!(r#"{{"at":{n},"event":"joined","id":"r-000{id}"}}"#);
-                    ledger.append(&line).unwrap();
+                    ledger.append(&[&line]).unwrap();
                     written.push(line);
                 }
                 given.extend(tail.read().unwrap());

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{clock, plain_file::open};
+use super::{clock, plain_file::open, spare};
 
 /// The file's name in the state folder.
 pub const NAME: &str = "memory.json";
@@ -34,8 +34,9 @@ struct Dated<T> {
 pub fn write(dir: &Path, memory: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_vec(&Dated { boot_id: clock::boot_id(), memory })?;
     let draft = dir.join(format!("{NAME}.new"));
-    let written = open(OpenOptions::new().write(true).create(true).truncate(true), &draft)
-        .and_then(|mut file| file.write_all(&text))
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true);
+    let written = spare::look(|| open(options, &draft)?.write_all(&text))
         .and_then(|()| fs::rename(&draft, dir.join(NAME)));
     if written.is_err() {
         // It may hold the disk's last bytes.

@@ -41,6 +41,7 @@ pub mod rotated_file;
 pub mod signals;
 #[cfg(feature = "supervisor")]
 pub mod socket_path;
+pub mod spare;
 #[cfg(feature = "supervisor")]
 pub mod stage;
 #[cfg(any(feature = "supervisor", feature = "gateway"))]

@@ -134,6 +134,7 @@ fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<Received> {
         recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)
     })?;
 
+    #[cfg_attr(not(target_os = "linux"), expect(unused_mut))]
     let mut sender = None;
     let mut descriptors = Descriptors::default();
     for attached in control.drain() {

@@ -93,7 +93,7 @@ mod linux {
         sys::wait::{Id, WaitPidFlag, waitid},
     };
 
-    use super::{Peek, is_waitable, peek_known};
+    use super::{super::tree, Peek, is_waitable, peek_known};
 
     pub(super) fn peek(known: &[u32]) -> Peek {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
@@ -114,13 +114,8 @@ mod linux {
 
     /// Looks for a dead child among all processes.
     fn walk() -> Peek {
-        let us = i32::try_from(std::process::id()).ok();
-        let Ok(all) = procfs::process::all_processes() else { return Peek::NoneDead };
-        all.flatten()
-            .filter_map(|process| process.stat().ok())
-            .filter(|stat| stat.state == 'Z' && Some(stat.ppid) == us)
-            .filter_map(|stat| u32::try_from(stat.pid).ok())
-            .find(|&pid| is_waitable(pid))
-            .map_or(Peek::NoneDead, Peek::Dead)
+        let children = tree::direct_children(std::process::id());
+        let mut dead = children.iter().filter(|child| child.state == 'Z').map(|child| child.id.pid);
+        dead.find(|&pid| is_waitable(pid)).map_or(Peek::NoneDead, Peek::Dead)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    future, io,
+    fs, future, io,
     os::unix::net::UnixStream as StdUnixStream,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -26,7 +26,7 @@ use signal_hook::{
 };
 use tokio::net::UnixStream;
 
-use super::process_id::ProcessId;
+use super::{process_id::ProcessId, spare};
 use crate::protocol::signal::Signal;
 
 /// Signals that the supervisor acts upon itself.
@@ -295,7 +295,7 @@ pub fn handlers(pid: u32) -> Option<SignalSet> {
 
 /// One of the sets in a process's status, by its name there.
 fn status_set(process: &str, name: &str) -> Option<SignalSet> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let status = spare::look(|| fs::read_to_string(format!("/proc/{process}/status"))).ok()?;
     let set = status.lines().find_map(|line| line.strip_prefix(name))?;
     u64::from_str_radix(set.trim(), 16).ok().map(SignalSet)
 }

@@ -7,7 +7,11 @@
 
 use std::fs;
 
-use crate::{protocol::control::one_line, supervisor::ledger::Whereabouts, sys::tree::Member};
+use crate::{
+    protocol::control::one_line,
+    supervisor::ledger::Whereabouts,
+    sys::{spare, tree::Member},
+};
 
 /// At most so many processes are looked at: the leader and eight others.
 pub const MOST: usize = 9;
@@ -38,7 +42,7 @@ pub fn of(pids: &[u32]) -> Found {
 }
 
 fn files_of(pid: u32) -> impl Fn(&str) -> Option<Vec<u8>> {
-    move |file| fs::read(format!("/proc/{pid}/{file}")).ok()
+    move |file| spare::look(|| fs::read(format!("/proc/{pid}/{file}"))).ok()
 }
 
 fn of_one(pid: u32, read: impl Fn(&str) -> Option<Vec<u8>>) -> Option<Whereabouts> {

@@ -212,6 +212,7 @@ impl Tree {
         self.group().is_some_and(|group| rustix::process::test_kill_process_group(group).is_ok())
     }
 
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "on Linux it is used")]
     fn signal(&mut self, signal: Signal) {
         let signal = rustix::process::Signal::from_named_raw(signal.number());
         if let (Some(group), Some(signal)) = (self.group(), signal) {

@@ -19,7 +19,12 @@ use crate::{
             told_blockers, told_left,
         },
     },
-    sys::{clock, control::Reply, ledger_file::LedgerFile, whereabouts::Found},
+    sys::{
+        clock,
+        control::Reply,
+        ledger_file::{LedgerFile, Unwritten},
+        whereabouts::Found,
+    },
 };
 
 /// Of a burst of requests, so many are written one by one; the rest is counted.
@@ -82,12 +87,13 @@ pub(super) struct Story {
 }
 
 impl Story {
-    pub(super) fn new(ledger: LedgerFile, next_id: RestartId) -> Self {
+    /// `last_id`: the highest id that the ledger names.
+    pub(super) fn new(ledger: LedgerFile, last_id: Option<RestartId>) -> Self {
         Self {
             ledger,
             lost: 0,
             untold: Vec::new(),
-            next_id: next_id.0,
+            next_id: last_id.map_or(0, |id| id.0) + 1,
             open: Vec::new(),
             waiting: Vec::new(),
             took: VecDeque::new(),
@@ -121,42 +127,47 @@ impl Story {
         self.waiting.clear();
     }
 
-    /// Writes what was noted.
+    /// Writes what was noted: first to the ledger, so that who reads of it in the log finds it there.
     pub(super) fn write(&mut self) {
+        let (mut records, mut lines) = (Vec::new(), Vec::new());
         for told in std::mem::take(&mut self.untold) {
+            match told {
+                Told::Record(record) => records.push(record),
+                line => lines.push(line),
+            }
+        }
+        self.append(&records);
+        for told in lines {
             match told {
                 Told::Line(line) => tracing::info!("{line}"),
                 Told::Warning(line) => tracing::warn!("{line}"),
-                Told::Record(record) => self.append(&record),
+                Told::Record(_) => {}
             }
         }
     }
 
-    /// Appends a line. The ledger is best effort: a full disk must not touch the child.
-    fn append(&mut self, record: &Record) {
-        if self.lost > 0 {
-            let lines = self.lost;
-            let lost = Record { at: record.at, entry: Entry::Lost { lines } };
-            if self.append_line(&lost) {
-                self.lost = 0;
-                tracing::warn!("ledger: it can be written again; {lines} lines were lost");
-            }
+    /// Appends lines. The ledger is best effort: a full disk must not touch the child.
+    fn append(&mut self, records: &[Record]) {
+        let Some(first) = records.first() else { return };
+        let lost = Record { at: first.at, entry: Entry::Lost { lines: self.lost } };
+        let lost = (self.lost > 0).then_some(&lost);
+        let lines: Result<Vec<_>, _> =
+            lost.into_iter().chain(records).map(serde_json::to_string).collect();
+        let unwritten = match lines {
+            Ok(lines) => self.ledger.append(&lines).err(),
+            Err(error) => Some(Unwritten { written: 0, source: error.into() }),
+        };
+        let mut written = unwritten.as_ref().map(|unwritten| unwritten.written);
+        if lost.is_some() && written != Some(0) {
+            let lines = std::mem::take(&mut self.lost);
+            tracing::warn!("ledger: it can be written again; {lines} lines were lost");
+            written = written.map(|written| written - 1);
         }
-        if self.lost > 0 || !self.append_line(record) {
-            self.lost += 1;
-        }
-    }
-
-    fn append_line(&mut self, record: &Record) -> bool {
-        let Ok(line) = serde_json::to_string(record) else { return false };
-        match self.ledger.append(&line) {
-            Ok(()) => true,
-            Err(error) => {
-                if self.lost == 0 {
-                    tracing::warn!("ledger: {error}; what happens now is told in this log alone");
-                }
-                false
+        if let (Some(error), Some(written)) = (unwritten, written) {
+            if self.lost == 0 {
+                tracing::warn!("ledger: {error}; what happens now is told in this log alone");
             }
+            self.lost += (records.len() - written) as u64;
         }
     }
 

@@ -12,12 +12,8 @@ use crate::protocol::{
 
 use super::{
     super::event::{Goal, Then},
-    Entry, PhaseTime, Record, Request, Strike,
+    Entry, MAX_ID, PhaseTime, Record, Request, Strike,
 };
-
-/// No supervisor lives to give a higher one. A line that names it is none of ours, and would leave
-/// no id for the next.
-const MAX_ID: RestartId = RestartId(1 << 53);
 
 /// A restart, a crash or a stop, from its cause to its verdict.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -142,7 +138,7 @@ impl History {
     pub fn fold<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> Self {
         let mut history = Self::default();
         for line in lines {
-            match serde_json::from_str::<Record>(line.as_ref()) {
+            match serde_json::from_slice::<Record>(line.as_ref().as_bytes()) {
                 Ok(record) if record.entry.id().is_none_or(|id| id <= MAX_ID) => {
                     history.add(record)
                 }

@@ -1,43 +1,57 @@
 //! What of a full ledger is kept.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::protocol::control::RestartId;
 
+use super::MAX_ID;
+
 /// Of each line, oldest first, whether it is kept; all that are kept have at most `at_most` bytes,
-/// their ends included.
+/// their ends included. What is no line of JSON (`None`) is not kept.
 ///
 /// The newest lines take two thirds of it. The rest is for older lines without which those could
 /// not be understood: the last start of a supervisor and of a child, the highest id ever given (or
 /// an id would be given twice), and the earlier lines of incidents that go on among the newest.
-pub fn keep<S: AsRef<str>>(lines: &[S], at_most: u64) -> Vec<bool> {
-    let size = |line: &S| line.as_ref().len() as u64 + 1;
+pub fn keep(lines: &[Option<Heading>], at_most: u64) -> Vec<bool> {
+    let size = |line: &Option<Heading>| line.as_ref().map_or(0, |heading| heading.size);
     let mut kept = vec![false; lines.len()];
     let mut taken = 0;
     let mut cut = lines.len();
     while cut > 0 && taken + size(&lines[cut - 1]) <= at_most / 3 * 2 {
         cut -= 1;
         taken += size(&lines[cut]);
-        kept[cut] = true;
+        kept[cut] = lines[cut].is_some();
     }
     let (older, newest) = lines.split_at(cut);
-    let older: Vec<_> = older.iter().map(Heading::of).collect();
-    let newest: Vec<_> = newest.iter().map(Heading::of).collect();
-    let ids: BTreeSet<_> = newest.iter().filter_map(Heading::id).collect();
-    let highest = older.iter().filter_map(Heading::id).max();
+    let id = |line: &Option<Heading>| line.as_ref().and_then(|heading| heading.id);
+    let ids: BTreeSet<_> = newest.iter().filter_map(id).collect();
+    let highest = older.iter().filter_map(id).max();
     let highest = highest.filter(|highest| ids.last().is_none_or(|last| last < highest));
 
-    let last = |event: &str| {
-        let is_there = newest.iter().any(|heading| heading.is(event));
-        older.iter().rposition(|heading| heading.is(event)).filter(|_| !is_there)
+    let last = |start: Start| {
+        let is_it = |line: &Option<Heading>| {
+            line.as_ref().is_some_and(|heading| heading.start == Some(start))
+        };
+        let is_there = newest.iter().any(is_it);
+        older.iter().rposition(is_it).filter(|_| !is_there)
     };
-    let wanted = [last("started"), last("spawned"), position_of(&older, highest)];
+    let highest = highest.and_then(|highest| older.iter().rposition(|h| id(h) == Some(highest)));
+    let wanted = [last(Start::Supervisor), last(Start::Child), highest];
     // First the causes, then what followed, the newest first.
-    let causes = ids.iter().filter_map(|id| older.iter().position(|h| h.id() == Some(*id)));
+    let mut first = BTreeMap::new();
+    for (at, line) in older.iter().enumerate() {
+        if let Some(id) = id(line) {
+            first.entry(id).or_insert(at);
+        }
+    }
+    let causes = ids.iter().filter_map(|id| first.get(id).copied());
     let followed =
-        (0..older.len()).rev().filter(|at| older[*at].id().is_some_and(|id| ids.contains(&id)));
+        (0..older.len()).rev().filter(|at| id(&older[*at]).is_some_and(|id| ids.contains(&id)));
     for at in wanted.into_iter().flatten().chain(causes).chain(followed) {
         if !kept[at] && taken + size(&lines[at]) <= at_most {
             taken += size(&lines[at]);
@@ -47,31 +61,51 @@ pub fn keep<S: AsRef<str>>(lines: &[S], at_most: u64) -> Vec<bool> {
     kept
 }
 
-/// What decides about a line; of one that is not ours, nothing.
-#[derive(Debug, Default, Deserialize)]
-struct Heading<'a> {
-    #[serde(borrow)]
-    event: Cow<'a, str>,
+/// What decides about a line. Small: there is one for each line of a full ledger.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Heading {
+    /// In bytes, its end included.
+    size: u64,
     id: Option<RestartId>,
+    start: Option<Start>,
 }
 
-impl<'a> Heading<'a> {
-    fn of<S: AsRef<str>>(line: &'a S) -> Self {
-        serde_json::from_str(line.as_ref()).unwrap_or_default()
+/// Whose start a line tells.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Start {
+    Supervisor,
+    Child,
+}
+
+impl Heading {
+    /// Of a line without its end. `None`: it is not JSON. Of JSON that is none of ours only the
+    /// size is known.
+    pub fn of(line: &[u8]) -> Option<Self> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Keys<'a> {
+            #[serde(borrow)]
+            event: Cow<'a, str>,
+            id: Option<RestartId>,
+        }
+        // Nobody else looks at the bytes of a string that is skipped.
+        str::from_utf8(line).ok()?;
+        let Keys { event, id } = match serde_json::from_slice(line) {
+            Ok(keys) => keys,
+            Err(_) => serde_json::from_slice::<IgnoredAny>(line).map(|_| Keys::default()).ok()?,
+        };
+        let start = match &*event {
+            "started" => Some(Start::Supervisor),
+            "spawned" => Some(Start::Child),
+            _ => None,
+        };
+        Some(Self { size: line.len() as u64 + 1, id: id.filter(|id| *id <= MAX_ID), start })
     }
 
-    fn id(&self) -> Option<RestartId> {
+    /// The id that it names.
+    pub fn id(&self) -> Option<RestartId> {
         self.id
     }
-
-    fn is(&self, event: &str) -> bool {
-        self.event == event
-    }
-}
-
-fn position_of(headings: &[Heading<'_>], id: Option<RestartId>) -> Option<usize> {
-    let id = id?;
-    headings.iter().rposition(|heading| heading.id == Some(id))
 }
 
 #[cfg(test)]
@@ -81,12 +115,35 @@ mod tests {
     use super::*;
 
     fn kept(lines: &[String], at_most: u64) -> Vec<&str> {
-        let kept = keep(lines, at_most);
+        let kept = keep(&headings(lines), at_most);
         lines.iter().zip(kept).filter(|(_, kept)| *kept).map(|(line, _)| line.as_str()).collect()
+    }
+
+    fn headings(lines: &[String]) -> Vec<Option<Heading>> {
+        lines.iter().map(|line| Heading::of(line.as_bytes())).collect()
     }
 
     fn of(id: u64, event: &str) -> String {
         format!(r#"{{"at":1,"event":"{event}","id":"r-{id:04}"}}"#)
+    }
+
+    #[test]
+    fn a_heading_is_known_by_what_the_line_says_and_garbage_has_none() {
+        let heading = |line: &str| Heading::of(line.as_bytes());
+        let line = r#"{"event":"spawned","id":"r-0007","x":[]}"#;
+        let (size, id) = (line.len() as u64 + 1, Some(RestartId(7)));
+        assert_eq!(heading(line), Some(Heading { size, id, start: Some(Start::Child) }));
+        // JSON that is none of ours, and an id that would leave none for the next.
+        let beyond = format!(r#"{{"event":"joined","id":"r-{}"}}"#, MAX_ID.0 + 1);
+        for foreign in ["1", "[]", r#"{"event":1,"id":"r-0007"}"#, &beyond] {
+            let heading = heading(foreign).unwrap();
+            let size = foreign.len() as u64 + 1;
+            assert_eq!(heading, Heading { size, id: None, start: None }, "{foreign}");
+        }
+        for garbage in ["", "{", "nul", "{}x"] {
+            assert_eq!(heading(garbage), None, "{garbage}");
+        }
+        assert_eq!(Heading::of(b"\"\xff\""), None);
     }
 
     #[test]
@@ -117,25 +174,34 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_kept_is_bounded_and_holds_the_newest(
-            lines in collection::vec((0..9u64, 0..60usize, any::<bool>()), 0..80),
+            lines in collection::vec((0..9u64, 0..60usize, 0..3u8), 0..80),
             at_most in 0..2000u64,
         ) {
             let lines: Vec<String> = lines
                 .into_iter()
-                .map(|(id, pad, ours)| if ours { of(id, &"x".repeat(pad)) } else { "?".repeat(pad) })
+                .map(|(id, pad, kind)| match kind {
+                    0 => of(id, &"x".repeat(pad)),
+                    1 => format!("{:?}", "x".repeat(pad)),
+                    _ => "?".repeat(pad),
+                })
                 .collect();
-            let kept = keep(&lines, at_most);
+            let headings = headings(&lines);
+            let kept = keep(&headings, at_most);
             let size = |skip: usize, all: bool| -> u64 {
-                let lines = lines.iter().zip(&kept).skip(skip);
-                lines.filter(|(_, kept)| all || **kept).map(|(line, _)| line.len() as u64 + 1).sum()
+                let lines = headings.iter().zip(&kept).skip(skip);
+                lines.filter(|(_, kept)| all || **kept).filter_map(|(h, _)| Some((*h)?.size)).sum()
             };
             prop_assert!(size(0, false) <= at_most);
-            for (at, kept) in kept.iter().enumerate() {
-                prop_assert!(*kept || size(at, true) > at_most / 3 * 2, "line {at} is new");
+            for (at, (kept, heading)) in kept.iter().zip(&headings).enumerate() {
+                if heading.is_some() {
+                    prop_assert!(*kept || size(at, true) > at_most / 3 * 2, "line {at} is new");
+                } else {
+                    prop_assert!(!kept, "line {at} is garbage");
+                }
             }
             let highest = |only_kept: bool| {
-                let lines = lines.iter().zip(&kept).filter(|(_, kept)| **kept || !only_kept);
-                lines.filter_map(|(line, _)| Heading::of(line).id).max()
+                let lines = headings.iter().zip(&kept).filter(|(_, kept)| **kept || !only_kept);
+                lines.filter_map(|(heading, _)| (*heading)?.id).max()
             };
             // A third of it is room enough for three lines of these.
             prop_assert!(at_most < 900 || highest(true) == highest(false));

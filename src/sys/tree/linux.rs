@@ -16,24 +16,25 @@ use procfs::{
     process::{FDTarget, Process},
 };
 
-use super::{Member, ProcessId};
+use super::{
+    super::{process_id, spare},
+    Member, ProcessId,
+};
 
 /// One walk over `/proc/*/stat`. (`/proc/*/task/*/children` is not in every kernel.)
 pub(super) fn all() -> HashMap<u32, Member> {
-    processes().filter_map(|process| member(&process)).map(|m| (m.id.pid, m)).collect()
+    spare::lent(|| pids().filter_map(one).map(|m| (m.id.pid, m)).collect())
+}
+
+/// The numbers of all processes.
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 pub(super) fn one(pid: u32) -> Option<Member> {
-    member(&Process::new(i32::try_from(pid).ok()?).ok()?)
-}
-
-fn processes() -> impl Iterator<Item = Process> {
-    // Errors are processes that vanished during the walk.
-    procfs::process::all_processes().into_iter().flatten().flatten()
-}
-
-fn member(process: &Process) -> Option<Member> {
-    let stat = process.stat().ok()?;
+    // An error is a process that has vanished.
+    let stat = process_id::stat(pid).ok()?;
     Some(Member {
         id: ProcessId { pid: u32::try_from(stat.pid).ok()?, start_time: stat.starttime },
         ppid: u32::try_from(stat.ppid).ok()?,
@@ -45,7 +46,7 @@ fn member(process: &Process) -> Option<Member> {
 
 pub(super) fn command_of(pid: u32) -> Option<Vec<String>> {
     // Read here, for procfs refuses a command line that is not UTF-8.
-    let raw = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let raw = spare::look(|| fs::read(format!("/proc/{pid}/cmdline"))).ok()?;
     let raw = raw.strip_suffix(b"\0").unwrap_or(&raw);
     if raw.is_empty() {
         return None;
@@ -102,17 +103,24 @@ pub(super) fn holders_of(path: &Path) -> Vec<ProcessId> {
                 .is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
         })
     };
-    others().filter(is_open_in).filter_map(|process| Some(member(&process)?.id)).collect()
+    spare::lent(|| others().filter(is_open_in).filter_map(|process| id_of(&process)).collect())
 }
 
 pub(super) fn with_environment(key: &OsStr, value: &OsStr) -> Vec<ProcessId> {
     let has = |process: &Process| {
         process.environ().is_ok_and(|env| env.get(key).is_some_and(|found| found == value))
     };
-    others().filter(has).filter_map(|process| Some(member(&process)?.id)).collect()
+    spare::lent(|| others().filter(has).filter_map(|process| id_of(&process)).collect())
 }
 
 fn others() -> impl Iterator<Item = Process> {
     let own = process::id();
-    processes().filter(move |process| u32::try_from(process.pid).ok() != Some(own))
+    let others = pids().filter(move |pid| *pid != own);
+    others.filter_map(|pid| Process::new(i32::try_from(pid).ok()?).ok())
+}
+
+/// Whose folder this is: that of one process, also when its number is another's by now.
+fn id_of(process: &Process) -> Option<ProcessId> {
+    let start_time = process.stat().ok()?.starttime;
+    Some(ProcessId { pid: u32::try_from(process.pid).ok()?, start_time })
 }
