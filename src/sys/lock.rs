@@ -12,6 +12,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::{
+    ffi::OsStr,
     fmt,
     fs::{self, File},
     io,
@@ -332,6 +333,19 @@ pub struct ChildRecord {
     pub generation: u64,
     /// What it ran.
     pub command: String,
+}
+
+/// Closes the child lock of the gateway in `dir`, if we have inherited it as descriptor `named`: we
+/// were started from inside the child of an earlier supervisor, and would wait for ourselves. To be
+/// called before anything else opens that lock. Another gateway's lock is left open.
+pub fn drop_inherited(dir: &Path, named: &OsStr) {
+    let Some(number) = named.to_str().and_then(|named| named.parse::<i32>().ok()) else { return };
+    // A name that was inherited without its descriptor may be the number of any other by now.
+    let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let inherited = file(Path::new(&format!("/dev/fd/{number}")));
+    if inherited.is_some() && inherited == file(&dir.join(CHILD_LOCK)) {
+        let _ = nix::unistd::close(number);
+    }
 }
 
 /// The lock that every child of this gateway holds by inheritance. To be opened once in the

@@ -81,6 +81,13 @@ fn ancestors() -> Vec<u32> {
     line
 }
 
+/// The one of those above us that has the child lock.
+fn above_us(lock: &ChildLock) -> Option<u32> {
+    let holders = tree::holders_of(lock.path());
+    let (own, above) = (std::process::id(), ancestors());
+    above.into_iter().find(|pid| *pid != own && holders.iter().any(|id| id.pid == *pid))
+}
+
 /// Sends a signal of the ladder: the first one to the leader, the harder ones to all. Gives where
 /// they were before that.
 pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) -> Found {
@@ -93,10 +100,15 @@ pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) -> Found {
     };
     let whereabouts = whereabouts::of(&targets.iter().map(|id| id.pid).collect::<Vec<_>>());
     let pids: Vec<_> = targets.iter().map(|id| id.pid.to_string()).collect();
-    tracing::warn!(
-        "an earlier supervisor's child still lives, {signal} to pid {}",
-        if pids.is_empty() { "?".to_owned() } else { pids.join(", ") }
-    );
+    let what = match (pids.is_empty(), above_us(lock)) {
+        (false, _) => format!("{signal} to pid {}", pids.join(", ")),
+        (true, Some(pid)) => format!(
+            "pid {pid}, and this supervisor was started from inside it: that is waited for; end it, \
+             or start the supervisor from elsewhere"
+        ),
+        (true, None) => "but it cannot be seen from here: its end is waited for".to_owned(),
+    };
+    tracing::warn!("an earlier supervisor's child still lives, {what}");
     for id in targets {
         if let Err(error) = signals::send_verified(id, signal) {
             tracing::debug!("{signal} to pid {}: {error}", id.pid);
