@@ -19,7 +19,7 @@ const QUICK_ROUNDS: usize = 300;
 /// Those of a peer that waits for a second in that case, on purpose.
 const QUICK_ROUNDS_WITH_DELAY: usize = 3;
 /// Respawns of a child that has lived for longer than any peer's deliberate delay.
-const SETTLED_ROUNDS: usize = 12;
+const SETTLED_ROUNDS: usize = 24;
 const SETTLED: Duration = Duration::from_millis(1200);
 const FORWARD_ROUNDS: usize = 1000;
 const IDLE: Duration = Duration::from_secs(10);
@@ -69,7 +69,10 @@ fn respawn(shop: &Shop) -> io::Result<()> {
         thread::sleep(SETTLED);
         for peer in &mut peers {
             settled.push(peer.kind.name(), peer.respawn_gap()?);
+            thread::sleep(PAUSE);
         }
+        // Nobody always follows the same neighbour.
+        peers.reverse();
     }
     settled.print(
         &format!("Respawn after SIGKILL of a child that lived {} ms", SETTLED.as_millis()),
@@ -89,6 +92,7 @@ fn respawn(shop: &Shop) -> io::Result<()> {
             quick.push(peer.kind.name(), peer.respawn_gap()?);
             thread::sleep(PAUSE);
         }
+        peers.reverse();
     }
     quick.print(
         "Respawn after SIGKILL of a child that has just started \
@@ -112,6 +116,7 @@ fn forward(shop: &Shop) -> io::Result<()> {
             samples.push(peer.kind.name(), peer.forward_latency()?);
         }
         samples.push("(no one between)", peers[0].direct_latency()?);
+        peers.reverse();
     }
     samples.print("SIGWINCH to the supervisor until the child's handler", Kind::Tini.name());
     goal("median ratio to tini", samples.ratio(Kind::Lockkeeper.name(), Kind::Tini.name()), 2.0);
@@ -191,6 +196,10 @@ impl Samples {
             println!("| {name} | {} | {median} | {low} | {high} | {ratio} |", times.len());
         }
         println!();
+        let [own, other] = [Kind::Lockkeeper, Kind::OtherLockkeeper].map(Kind::name);
+        if let Some(ratio) = self.ratio(own, other) {
+            println!("lockkeeper: median ratio to the other build {ratio:.3}\n");
+        }
     }
 
     /// The median of the ratios of each round.

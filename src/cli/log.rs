@@ -1,7 +1,7 @@
 //! The supervisor's own log: one line an event, to stderr. stdout belongs to the child.
 //!
-//! Nobody waits for stderr: a [`Relay`] writes the lines. Where its reader does not keep up, or has
-//! gone, lines are dropped and counted, and the child is restarted nevertheless.
+//! Nobody waits for stderr: what it does not take at once, a [`Relay`] writes. Where its reader does
+//! not keep up, or has gone, lines are dropped and counted, and the child is restarted nevertheless.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -24,7 +24,10 @@ use tracing_subscriber::{
 
 use crate::{
     config::settings::LogFormat,
-    sys::relay::{Descriptor, Lost, Relay},
+    sys::{
+        at_once::AtOnce,
+        relay::{Descriptor, Lost, Relay},
+    },
 };
 
 /// As many bytes of lines wait for the reader of stderr.
@@ -48,8 +51,10 @@ impl OwnLog {
     ///
     /// The system has no descriptor or thread to spare.
     pub(super) fn start(format: LogFormat) -> io::Result<Self> {
-        let stderr = rustix::stdio::stderr().try_clone_to_owned()?;
-        let relay = Relay::start("log", Descriptor(stderr), WAITING, Arc::default())?;
+        let stderr = rustix::stdio::stderr();
+        let sink = Descriptor(stderr.try_clone_to_owned()?);
+        let relay = Relay::start("log", sink, WAITING, Arc::default())?
+            .at_once(AtOnce::of(stderr.try_clone_to_owned()?));
         let (relay, form) = (Arc::new(relay), Form::of(format));
         let pen = Pen { relay: Arc::clone(&relay), form };
         let subscriber = tracing_subscriber::fmt()

@@ -5,6 +5,8 @@
 //! futures that may be dropped at any time without losing anything.
 
 #[cfg(feature = "supervisor")]
+pub mod at_once;
+#[cfg(feature = "supervisor")]
 pub mod capture;
 pub mod clock;
 pub mod container;

@@ -3,6 +3,9 @@
 //! A thread of its own writes what stands in a bounded queue. Who has something to say puts it
 //! there, which never waits: what finds no room is dropped and counted. Our descriptors are not
 //! made non-blocking for this, as they are shared with whoever gave them to us.
+//!
+//! Where nothing waits already and the sink takes it [at once](AtOnce), the thread is left asleep:
+//! woken, it would take the processor from a child that is just starting.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -16,6 +19,8 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::Notify;
+
+use super::at_once::AtOnce;
 
 /// Enough for a thread that writes from a buffer that it is given.
 const STACK: usize = 64 * 1024;
@@ -45,6 +50,7 @@ impl Lost {
 #[derive(Debug)]
 pub struct Relay {
     shared: Arc<Shared>,
+    at_once: Option<AtOnce>,
 }
 
 #[derive(Debug)]
@@ -98,7 +104,13 @@ impl Relay {
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK);
         thread.spawn(move || theirs.write_all(sink))?;
-        Ok(Self { shared })
+        Ok(Self { shared, at_once: None })
+    }
+
+    /// Writes to `sink`, which is the same as that of the thread, what it takes without waiting.
+    pub fn at_once(mut self, sink: Option<AtOnce>) -> Self {
+        self.at_once = sink;
+        self
     }
 
     /// Puts `bytes` into the queue. Never waits. Of what has no room whole lines are dropped, as
@@ -106,6 +118,15 @@ impl Relay {
     pub fn push(&self, bytes: &[u8]) {
         let lost = {
             let mut queue = self.shared.lock();
+            let written = match &self.at_once {
+                // What cannot be written, for whatever reason, the thread finds out once more.
+                Some(sink) if queue.is_idle() => sink.write(bytes).unwrap_or(0),
+                Some(_) | None => 0,
+            };
+            let (written, bytes) = bytes.split_at(written);
+            if let Some(last) = written.last() {
+                queue.at_line_start = *last == b'\n';
+            }
             let lost = queue.take_in(bytes);
             if !queue.waiting.is_empty() {
                 self.shared.filled.notify_one();
@@ -191,6 +212,12 @@ impl Queue {
             is_closed: false,
             lost: Lost::default(),
         }
+    }
+
+    /// Nothing stands or is being written before what comes next, and nothing before it was cut.
+    fn is_idle(&self) -> bool {
+        let is_cut = self.in_dropped_line || self.lost.bytes > 0;
+        self.waiting.is_empty() && !self.is_writing && self.at_line_start && !is_cut
     }
 
     /// Takes what has room. Gives how many bytes were dropped.

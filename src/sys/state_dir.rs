@@ -4,7 +4,10 @@
 use std::{
     fs::{self, DirBuilder},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -138,25 +141,40 @@ pub fn let_through(dir: &Path, group: &str) -> Result<u32, StateDirError> {
 /// False where unknown. A FUSE mount counts as local.
 pub fn is_network_fs(dir: &Path) -> bool {
     #[cfg(target_os = "linux")]
-    {
-        /// NFS, SMB, CIFS, SMB2, 9p, AFS, Ceph, Coda, Lustre: `linux/magic.h` and their sources.
-        const NETWORK: [u32; 9] = [
-            0x6969,
-            0x517B,
-            0xFF53_4D42,
-            0xFE53_4D42,
-            0x0102_1997,
-            0x5346_414F,
-            0x00C3_6400,
-            0x7375_7245,
-            0x0BD0_0BD0,
-        ];
-        // The type is of different width and sign on different machines; magics have 32 bits.
-        rustix::fs::statfs(dir).is_ok_and(|fs| NETWORK.contains(&(fs.f_type as u32)))
-    }
+    return rustix::fs::statfs(dir).is_ok_and(|fs| is_network_type(&fs));
     #[cfg(not(target_os = "linux"))]
     {
         let _ = dir;
         false
     }
+}
+
+/// Whether an open file is on a server.
+#[cfg(feature = "supervisor")]
+pub(super) fn is_network(file: impl AsFd) -> bool {
+    #[cfg(target_os = "linux")]
+    return rustix::fs::fstatfs(file).is_ok_and(|fs| is_network_type(&fs));
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        false
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn is_network_type(fs: &rustix::fs::StatFs) -> bool {
+    /// NFS, SMB, CIFS, SMB2, 9p, AFS, Ceph, Coda, Lustre: `linux/magic.h` and their sources.
+    const NETWORK: [u32; 9] = [
+        0x6969,
+        0x517B,
+        0xFF53_4D42,
+        0xFE53_4D42,
+        0x0102_1997,
+        0x5346_414F,
+        0x00C3_6400,
+        0x7375_7245,
+        0x0BD0_0BD0,
+    ];
+    // The type is of different width and sign on different machines; magics have 32 bits.
+    NETWORK.contains(&(fs.f_type as u32))
 }

@@ -206,3 +206,20 @@ fn a_descriptor_that_somebody_made_non_blocking_is_waited_for() {
     File::from(OwnedFd::from(reader)).read_to_end(&mut came).unwrap();
     assert!(came == text, "{} of {} bytes came", came.len(), text.len());
 }
+
+#[test]
+fn what_is_taken_at_once_and_what_waits_come_in_their_order() {
+    let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let at_once = AtOnce::of(writer.try_clone().unwrap().into());
+    assert!(at_once.is_some());
+    let sink = Descriptor(writer.into());
+    let relay = Relay::start("test", sink, 1 << 20, Arc::default()).unwrap().at_once(at_once);
+    // The first goes at once; soon the socket is full, and the rest waits for the thread.
+    let lines: String = (0..2000).map(|n| format!("{n:0200}\n")).collect();
+    lines.split_inclusive('\n').for_each(|line| relay.push(line.as_bytes()));
+    assert!(!relay.flush_within(Duration::ZERO), "more than a socket takes");
+    drop(relay);
+    let mut came = String::new();
+    (&reader).read_to_string(&mut came).unwrap();
+    assert_eq!(came, lines);
+}
