@@ -1,12 +1,15 @@
-//! What a supervisor remembers for the next one of the same boot: one small JSON file.
+//! What a supervisor remembers for the next one of the same boot: one line of JSON in a small file.
 //!
 //! Best effort, as the ledger: a memory that cannot be written is a count that begins anew. It is
-//! replaced by a second file and a rename, so that a reader sees the old one or the new one.
+//! written over the old one: a new file that takes the old one's place is brought to the disk at
+//! once by some file systems, beside a child that is just starting, and has no room on a full one.
+//! The line's end tells where it ends, so what the old one had beyond it does not matter.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Read, Write},
+    fs::OpenOptions,
+    io::{self, Read},
+    os::unix::fs::FileExt,
     path::Path,
 };
 
@@ -30,19 +33,16 @@ struct Dated<T> {
 ///
 /// # Errors
 ///
-/// If the system refuses; the memory is then as it was.
+/// If the system refuses. The memory is then as it was, or torn where a disk that is full had no
+/// room for a longer one.
 pub fn write(dir: &Path, memory: &impl Serialize) -> io::Result<()> {
-    let text = serde_json::to_vec(&Dated { boot_id: clock::boot_id(), memory })?;
-    let draft = dir.join(format!("{NAME}.new"));
+    let mut text = serde_json::to_vec(&Dated { boot_id: clock::boot_id(), memory })?;
+    text.push(b'\n');
     let mut options = OpenOptions::new();
-    let options = options.write(true).create(true).truncate(true);
-    let written = spare::look(|| open(options, &draft)?.write_all(&text))
-        .and_then(|()| fs::rename(&draft, dir.join(NAME)));
-    if written.is_err() {
-        // It may hold the disk's last bytes.
-        let _ = fs::remove_file(&draft);
-    }
-    written
+    let options = options.write(true).create(true).truncate(false);
+    let file = spare::look(|| open(options, &dir.join(NAME)))?;
+    file.write_all_at(&text, 0)?;
+    file.set_len(text.len() as u64)
 }
 
 /// The memory in folder `dir`, if it is of this boot.
@@ -57,14 +57,15 @@ pub fn read<T: DeserializeOwned>(dir: &Path) -> io::Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
-    let dated: Dated<T> = serde_json::from_slice(&text)?;
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let dated: Dated<T> = serde_json::from_slice(line)?;
     let same_boot = dated.boot_id.is_some() && dated.boot_id == clock::boot_id();
     Ok(same_boot.then_some(dated.memory))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
 
     use super::*;
 
@@ -93,13 +94,26 @@ mod tests {
     }
 
     #[test]
+    fn a_shorter_memory_ends_where_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &vec![1; 100]).unwrap();
+        let longer = fs::read(folder.path().join(NAME)).unwrap();
+        write(folder.path(), &[2]).unwrap();
+        assert_eq!(read::<Vec<u32>>(folder.path()).unwrap(), Some(vec![2]));
+        // Killed before it was cut.
+        let mut text = fs::read(folder.path().join(NAME)).unwrap();
+        text.extend_from_slice(&longer[text.len()..]);
+        fs::write(folder.path().join(NAME), text).unwrap();
+        assert_eq!(read::<Vec<u32>>(folder.path()).unwrap(), Some(vec![2]));
+    }
+
+    #[test]
     fn a_link_in_its_place_is_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let precious = folder.path().join("precious");
         fs::write(&precious, "mine").unwrap();
-        symlink(&precious, folder.path().join("memory.json.new")).unwrap();
-        assert!(write(folder.path(), &[1]).is_err());
         symlink(&precious, folder.path().join(NAME)).unwrap();
+        assert!(write(folder.path(), &[1]).is_err());
         assert!(read::<Vec<u32>>(folder.path()).is_err());
         assert_eq!(fs::read(&precious).unwrap(), b"mine");
     }

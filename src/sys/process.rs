@@ -107,13 +107,21 @@ impl SpawnError {
         Self { kind: classify(&source), program: program.into(), source }
     }
 
-    /// `source` is why the system refused to execute a file that [`resolve`] had found.
+    /// `source` is why the system refused to execute the file that [`to_execute`] had named.
     pub(super) fn at_exec(program: impl Into<String>, source: io::Error) -> Self {
-        if classify(&source) == SpawnFailure::NotFound {
+        let program = program.into();
+        let kind = classify(&source);
+        if matches!(kind, SpawnFailure::NotFound | SpawnFailure::NotExecutable)
+            && program.contains('/')
+            && let Err(errno) = executable(Path::new(&program))
+        {
+            return Self::new(program, errno.into());
+        }
+        if kind == SpawnFailure::NotFound {
             // "No such file" of a file that is there sends people looking in the wrong place.
             let said = "the file is there, but its interpreter (`#!` line or loader) is not";
             let source = io::Error::new(source.kind(), said);
-            return Self { kind: SpawnFailure::NotExecutable, program: program.into(), source };
+            return Self { kind: SpawnFailure::NotExecutable, program, source };
         }
         Self::new(program, source)
     }
@@ -146,6 +154,12 @@ fn classify(error: &io::Error) -> SpawnFailure {
 /// execute or that is no file.
 pub fn resolve(program: &str, path: Option<&OsStr>) -> Result<PathBuf, SpawnError> {
     find(program, path).map_err(|errno| SpawnError::new(program, errno.into()))
+}
+
+/// What [`resolve`] finds; one with a slash is not looked at, which is the system's part. Should that
+/// refuse it, there is time to look.
+fn to_execute(program: &str, path: Option<&OsStr>) -> Result<PathBuf, SpawnError> {
+    if program.contains('/') { Ok(program.into()) } else { resolve(program, path) }
 }
 
 fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, Errno> {
@@ -200,7 +214,7 @@ pub(super) fn command_of<'a>(launch: &Launch<'a>) -> Result<(Command, &'a str), 
         return Err(SpawnError::new("", Errno::NOENT.into()));
     };
     let path = launch.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value);
-    let file = resolve(program, path.map(OsString::as_os_str))?;
+    let file = to_execute(program, path.map(OsString::as_os_str))?;
     // With a path instead of a bare name: std looks a bare name up itself if the environment was
     // changed, and forks to do so.
     let mut command = Command::new(file);

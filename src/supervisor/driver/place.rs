@@ -27,6 +27,8 @@ use super::{CONTROL_SOCKET, DriveError, Driver, NOTIFY_SOCKET};
 #[derive(Debug)]
 pub(super) struct Place {
     dir: PathBuf,
+    /// Those of [`NAMES`], joined once: they are looked at before each start.
+    paths: [PathBuf; 4],
     made: [Option<FileId>; 4],
 }
 
@@ -41,7 +43,9 @@ struct FileId {
 impl Place {
     /// The folder as it is now: all that is in it is ours.
     pub(super) fn of(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), made: found(dir) }
+        let paths = NAMES.map(|name| dir.join(name));
+        let made = found(&paths);
+        Self { dir: dir.to_owned(), paths, made }
     }
 
     /// The folder.
@@ -51,15 +55,22 @@ impl Place {
 
     /// Whether everything is there as we have made it.
     pub(super) fn is_ours(&self) -> bool {
-        self.made == found(&self.dir)
+        self.made == found(&self.paths)
+    }
+
+    /// What was made under the name of this number is ours.
+    fn note(&mut self, number: usize) {
+        self.made[number] = file_at(&self.paths[number]);
     }
 }
 
-fn found(dir: &Path) -> [Option<FileId>; 4] {
-    NAMES.map(|name| {
-        let meta = fs::symlink_metadata(dir.join(name)).ok()?;
-        Some(FileId { device: meta.dev(), inode: meta.ino() })
-    })
+fn found(paths: &[PathBuf; 4]) -> [Option<FileId>; 4] {
+    paths.each_ref().map(|path| file_at(path))
+}
+
+fn file_at(path: &Path) -> Option<FileId> {
+    let meta = fs::symlink_metadata(path).ok()?;
+    Some(FileId { device: meta.dev(), inode: meta.ino() })
 }
 
 impl Driver {
@@ -88,27 +99,27 @@ impl Driver {
         };
         // Each is noted as soon as it is made: one that cannot be made must not lead us to take
         // the lock a second time, which we would find held by ourselves.
-        let [lock, notify, control, child_lock] = found(dir);
+        let [lock, notify, control, child_lock] = found(&self.place.paths);
         let [our_lock, our_notify, our_control, our_child_lock] = self.place.made;
         if lock != our_lock {
             self.lock = GatewayLock::try_acquire(
                 dir,
                 &Holder::ours(shown_command(&self.effective.settings.command)),
             )?;
-            self.place.made[0] = found(dir)[0];
+            self.place.note(0);
         }
         // A child that lives holds the old one, wherever that is now.
         if child_lock != our_child_lock && self.processes.leader_pid().is_none() {
             self.processes.change_child_lock(ChildLock::open(dir)?)?;
-            self.place.made[3] = found(dir)[3];
+            self.place.note(3);
         }
         if notify != our_notify {
             self.notify = NotifySocket::bind(&dir.join(NOTIFY_SOCKET))?;
-            self.place.made[1] = found(dir)[1];
+            self.place.note(1);
         }
         if control != our_control {
             self.control = ControlServer::bind(&dir.join(CONTROL_SOCKET), group)?;
-            self.place.made[2] = found(dir)[2];
+            self.place.note(2);
         }
         self.forget_remembered();
         Ok(())
