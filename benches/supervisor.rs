@@ -135,29 +135,43 @@ fn idle(shop: &Shop) -> io::Result<()> {
         Kind::Supervisord,
         Kind::Pm2,
     ];
-    let peers = start(shop, &all)?;
+    let idle = rest(shop, &format!("The idle parent, {} s", IDLE.as_secs()), &all)?;
+    goal("Pss in MiB", idle.map(|idle| idle.memory.pss_kib / 1024.0), 1.5);
+    goal("context switches", idle.map(|idle| idle.switched as f64), 0.0);
+    // By themselves: two of one program share their pages, and each would be counted as half.
+    rest(shop, "The same with a full ledger", &[Kind::Veteran, Kind::OtherVeteran])?;
+    Ok(())
+}
+
+/// What an idle peer costs.
+#[derive(Clone, Copy)]
+struct Idle {
+    memory: Memory,
+    switched: u64,
+}
+
+/// Lets the peers be, and prints what they cost. Gives what lockkeeper does.
+fn rest(shop: &Shop, title: &str, kinds: &[Kind]) -> io::Result<Option<Idle>> {
+    let peers = start(shop, kinds)?;
     // What a start still brings with it is not idleness.
     thread::sleep(SETTLED * 2);
     let before = peers.iter().map(|peer| switches(peer.pid())).collect::<io::Result<Vec<_>>>()?;
     thread::sleep(IDLE);
 
-    println!("\n## The idle parent, {} s\n", IDLE.as_secs());
+    println!("\n## {title}\n");
     println!("| peer | Pss | private | context switches |");
     println!("| --- | ---: | ---: | ---: |");
-    let (mut pss, mut woken) = (None, None);
+    let mut ours = None;
     for (peer, before) in peers.iter().zip(before) {
-        let switched = switches(peer.pid())? - before;
-        let memory = memory(peer.pid())?;
+        let (memory, switched) = (memory(peer.pid())?, switches(peer.pid())? - before);
         if peer.kind == Kind::Lockkeeper {
-            (pss, woken) = (Some(memory.pss_kib / 1024.0), Some(switched as f64));
+            ours = Some(Idle { memory, switched });
         }
         let (pss, private) = (memory.pss_kib / 1024.0, memory.private_kib / 1024.0);
         println!("| {} | {pss:.2} MiB | {private:.2} MiB | {switched} |", peer.kind.name());
     }
     println!();
-    goal("Pss in MiB", pss, 1.5);
-    goal("context switches", woken, 0.0);
-    Ok(())
+    Ok(ours)
 }
 
 /// Starts those that are installed, and names the others.
@@ -166,7 +180,7 @@ fn start(shop: &Shop, kinds: &[Kind]) -> io::Result<Vec<Peer>> {
     for &kind in kinds {
         match shop.start(kind)? {
             Some(peer) => peers.push(peer),
-            None if kind == Kind::OtherLockkeeper => {}
+            None if matches!(kind, Kind::OtherLockkeeper | Kind::OtherVeteran) => {}
             None => println!("({} is not installed)", kind.name()),
         }
     }
@@ -227,6 +241,7 @@ fn goal(what: &str, reached: Option<f64>, most: f64) {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Memory {
     pss_kib: f64,
     /// What would come back if it ended.

@@ -1,8 +1,12 @@
 //! The programs that are measured, each around the same static C child.
 
 use std::{
-    fs, io,
-    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::{
+        fs::{DirBuilderExt, PermissionsExt},
+        net::UnixDatagram,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -22,8 +26,12 @@ pub(crate) enum Kind {
     /// `vfork`, `execv`, `waitpid` in C, and nothing else.
     Loop,
     Lockkeeper,
+    /// It, with a ledger that is full.
+    Veteran,
     /// Another build of it, of an earlier day.
     OtherLockkeeper,
+    /// That, with a ledger that is full.
+    OtherVeteran,
     Runsv,
     S6,
     Supervisord,
@@ -38,7 +46,9 @@ impl Kind {
         match self {
             Self::Loop => "C loop",
             Self::Lockkeeper => "lockkeeper",
+            Self::Veteran => "lockkeeper, full ledger",
             Self::OtherLockkeeper => "lockkeeper (other)",
+            Self::OtherVeteran => "lockkeeper (other), full ledger",
             Self::Runsv => "runsv",
             Self::S6 => "s6-supervise",
             Self::Supervisord => "supervisord",
@@ -106,8 +116,8 @@ impl Shop {
     fn program(&self, kind: Kind) -> Option<PathBuf> {
         match kind {
             Kind::Loop => Some(self.dir.path().join("loop")),
-            Kind::Lockkeeper => Some(self.lockkeeper.clone()),
-            Kind::OtherLockkeeper => self.other_lockkeeper.clone(),
+            Kind::Lockkeeper | Kind::Veteran => Some(self.lockkeeper.clone()),
+            Kind::OtherLockkeeper | Kind::OtherVeteran => self.other_lockkeeper.clone(),
             other => std::env::split_paths(&std::env::var_os("PATH")?)
                 .map(|folder| folder.join(other.name()))
                 .find(|path| path.is_file()),
@@ -128,10 +138,15 @@ impl Shop {
             Kind::Loop | Kind::DumbInit => drop(command.arg(child).arg(socket)),
             // -s: it is not pid 1 here.
             Kind::Tini => drop(command.args(["-s", "--"]).arg(child).arg(socket)),
-            Kind::Lockkeeper | Kind::OtherLockkeeper => {
+            Kind::Lockkeeper | Kind::Veteran | Kind::OtherLockkeeper | Kind::OtherVeteran => {
                 let config = dir.join("lockkeeper.toml");
                 fs::write(&config, LOCKKEEPER_TOML)?;
-                command.args(["run", "--name", "bench", "--state-dir"]).arg(dir.join("state"));
+                let state = dir.join("state");
+                DirBuilder::new().mode(0o700).create(&state)?;
+                if matches!(kind, Kind::Veteran | Kind::OtherVeteran) {
+                    fs::write(state.join("ledger.jsonl"), full_ledger())?;
+                }
+                command.args(["run", "--name", "bench", "--state-dir"]).arg(state);
                 command.arg("--config").arg(config).arg("--").arg(child).arg(socket);
             }
             Kind::Runsv | Kind::S6 => {
@@ -175,6 +190,25 @@ backoff.step = \"0s\"
 backoff.reset_after = \"1ms\"
 limit.burst = 1000000
 ";
+
+/// A year of crashes, or a night of them.
+fn full_ledger() -> String {
+    let lines = (1_u32..).map(|n| {
+        format!(
+            "{{\"at\":1795274603536,\"event\":\"ended\",\"id\":\"r-{n:04}\",\"generation\":{n},\"pid\":{n},\
+             \"exit\":{{\"code\":1}},\"ran_ms\":100,\"cut\":false,\"failed\":true,\"then\":\"respawn\"}}\n\
+             {{\"at\":1795274603537,\"event\":\"spawned\",\"generation\":{n},\"pid\":{n}}}\n"
+        )
+    });
+    let mut text = String::new();
+    for lines in lines {
+        text.push_str(&lines);
+        if text.len() > 1000 * 1000 {
+            break;
+        }
+    }
+    text
+}
 
 /// A running supervisor with its child.
 pub(crate) struct Peer {

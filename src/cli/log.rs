@@ -12,14 +12,15 @@ use std::{
     time::Duration,
 };
 
-use tracing::{Event, Level, Subscriber, field::Field};
-use tracing_subscriber::{
-    fmt::{
-        FmtContext, FormatEvent, FormatFields,
-        format::Writer,
-        time::{FormatTime, SystemTime},
-    },
-    registry::LookupSpan,
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::Field,
+    level_filters::LevelFilter,
+    span::{Attributes, Id, Record},
+};
+use tracing_subscriber::fmt::{
+    format::Writer,
+    time::{FormatTime, SystemTime},
 };
 
 use crate::{
@@ -55,16 +56,9 @@ impl OwnLog {
         let sink = Descriptor(stderr.try_clone_to_owned()?);
         let relay = Relay::start("log", sink, WAITING, Arc::default())?
             .at_once(AtOnce::of(stderr.try_clone_to_owned()?));
-        let (relay, form) = (Arc::new(relay), Form::of(format));
-        let pen = Pen { relay: Arc::clone(&relay), form };
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(Level::INFO)
-            .with_writer(move || pen.clone())
-            // It would tell them by `eprintln!`, which panics when stderr is what has failed.
-            .log_internal_errors(false)
-            .event_format(form)
-            .finish();
-        let _ = tracing::subscriber::set_global_default(subscriber);
+        let relay = Arc::new(relay);
+        let pen = Pen { relay: Arc::clone(&relay), form: Form::of(format) };
+        let _ = tracing::subscriber::set_global_default(pen);
         Ok(Self { relay })
     }
 }
@@ -75,27 +69,55 @@ impl Drop for OwnLog {
     }
 }
 
-/// Writes whole lines.
+/// Writes whole lines, one an event.
+///
+/// tracing-subscriber's own writer would do it too; but it keeps a register of spans, of which we
+/// have none, and that is more memory than all else that a supervisor keeps.
 #[derive(Clone, Debug)]
 struct Pen {
     relay: Arc<Relay>,
     form: Form,
 }
 
-impl io::Write for Pen {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+impl Pen {
+    fn put(&self, line: &str) {
         if self.relay.has_room(NOTE + line.len())
             && let Some(lost) = self.relay.take_lost()
         {
             self.relay.push(self.form.note(&lost).as_bytes());
         }
-        self.relay.push(line);
-        Ok(line.len())
+        self.relay.push(line.as_bytes());
+    }
+}
+
+impl Subscriber for Pen {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= Level::INFO
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::INFO)
     }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut words = Words::default();
+        event.record(&mut words);
+        self.put(&self.form.line(*event.metadata().level(), &words));
+    }
+
+    // No span is enabled, so nobody asks for these.
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
 
 /// How a line looks.
@@ -126,7 +148,14 @@ impl Form {
         }
     }
 
-    /// Writes one event.
+    /// One event, as it is told.
+    fn line(self, level: Level, words: &Words) -> String {
+        let mut line = String::new();
+        // A string takes everything.
+        let _ = self.write(&mut line, level, words);
+        line
+    }
+
     fn write(self, mut to: impl fmt::Write, level: Level, words: &Words) -> fmt::Result {
         let Words { message, fields } = words;
         match self {
@@ -169,29 +198,8 @@ impl Form {
 
     /// Tells of lines that were dropped.
     fn note(self, lost: &Lost) -> String {
-        let mut line = String::new();
         let message = format!("{} bytes of this log were dropped: {}", lost.bytes, lost.why());
-        let words = Words { message, fields: Vec::new() };
-        // A string takes everything.
-        let _ = self.write(&mut line, Level::WARN, &words);
-        line
-    }
-}
-
-impl<S, N> FormatEvent<S, N> for Form
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _context: &FmtContext<'_, S, N>,
-        writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut words = Words::default();
-        event.record(&mut words);
-        self.write(writer, *event.metadata().level(), &words)
+        self.line(Level::WARN, &Words { message, fields: Vec::new() })
     }
 }
 
@@ -243,15 +251,11 @@ fn is_journal(named: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     fn line(form: Form, level: Level, message: &str, fields: &[(&'static str, &str)]) -> String {
         let fields = fields.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        let mut line = String::new();
-        form.write(&mut line, level, &Words { message: message.into(), fields }).unwrap();
-        line
+        form.line(level, &Words { message: message.into(), fields })
     }
 
     #[test]
@@ -289,18 +293,18 @@ mod tests {
     fn ten_thousand_lines_wait_for_nobody_and_what_was_dropped_is_told() {
         let (reader, writer) = io::pipe().unwrap();
         let relay = Relay::start("test", Descriptor(writer.into()), WAITING, Arc::default());
-        let mut pen = Pen { relay: Arc::new(relay.unwrap()), form: Form::Human { colours: false } };
+        let pen = Pen { relay: Arc::new(relay.unwrap()), form: Form::Human { colours: false } };
         let mut given = 0;
         for number in 0..10_000 {
             let line = format!("lockkeeper: line {number}\n");
             given += line.len();
-            pen.write_all(line.as_bytes()).unwrap();
+            pen.put(&line);
         }
         let reader = std::thread::spawn(move || {
             io::BufRead::lines(io::BufReader::new(reader)).map(Result::unwrap).collect::<Vec<_>>()
         });
         assert!(pen.relay.flush_within(Duration::from_secs(20)));
-        pen.write_all(b"lockkeeper: the last\n").unwrap();
+        pen.put("lockkeeper: the last\n");
         drop(pen);
         let mut read = reader.join().unwrap();
         assert_eq!(read.pop().unwrap(), "lockkeeper: the last");

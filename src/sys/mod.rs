@@ -34,6 +34,7 @@ pub mod probe;
 #[cfg(feature = "supervisor")]
 pub mod process;
 pub mod process_id;
+mod process_stat;
 #[cfg(feature = "supervisor")]
 pub mod reaper;
 #[cfg(feature = "supervisor")]

@@ -2,17 +2,13 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::process;
-#[cfg(target_os = "linux")]
-use std::{fs, io};
 
-#[cfg(target_os = "linux")]
-use procfs::{FromRead, process::Stat};
 #[cfg(not(target_os = "linux"))]
 use rustix::io::Errno;
 use rustix::process::Pid;
 
 #[cfg(target_os = "linux")]
-use super::spare;
+use super::process_stat::ProcessStat;
 
 /// A process, told apart from all that had or will have the same number in this boot.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -28,7 +24,7 @@ impl ProcessId {
     pub fn now_at(pid: u32) -> Option<Self> {
         #[cfg(target_os = "linux")]
         {
-            Some(Self { pid, start_time: stat(pid).ok()?.starttime })
+            Some(Self { pid, start_time: ProcessStat::of(pid).ok()?.start_time })
         }
         #[cfg(not(target_os = "linux"))]
         match rustix::process::test_kill_process(raw_pid(pid)?) {
@@ -42,14 +38,6 @@ impl ProcessId {
         let pid = process::id();
         Self::now_at(pid).unwrap_or(Self { pid, start_time: 0 })
     }
-}
-
-/// What `/proc` tells of the process that has this number now.
-#[cfg(target_os = "linux")]
-pub(super) fn stat(pid: u32) -> io::Result<Stat> {
-    // In one piece, and by its path: procfs would open the process's folder first.
-    let text = spare::look(|| fs::read(format!("/proc/{pid}/stat")))?;
-    Stat::from_read(&text[..]).map_err(io::Error::other)
 }
 
 /// The number as the system calls want it: never one that means a group or everyone.

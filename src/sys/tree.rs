@@ -123,7 +123,7 @@ pub fn contains(root: u32, leave_out: &[u32], pid: u32) -> bool {
 
 /// The children of `pid`, zombies among them.
 pub fn direct_children(pid: u32) -> Vec<Member> {
-    table::all().into_values().filter(|m| m.ppid == pid).collect()
+    table::children_of(pid)
 }
 
 /// When `pid` started, in clock ticks since boot; `None` if there is no such process.

@@ -10,7 +10,7 @@ use std::fs;
 use crate::{
     protocol::control::one_line,
     supervisor::ledger::Whereabouts,
-    sys::{spare, tree::Member},
+    sys::{process_stat::ProcessStat, spare, tree::Member},
 };
 
 /// At most so many processes are looked at: the leader and eight others.
@@ -28,10 +28,13 @@ pub struct Found {
 /// Where `leader` is, and some of `members`: first those that cannot be woken, for they are what a
 /// kill may wait for. The dead are left out.
 pub fn of_tree(leader: Option<u32>, members: &[Member]) -> Found {
-    let mut living: Vec<_> = members.iter().filter(|member| !member.is_dead()).collect();
-    // Stable: parents stay first among their equals.
-    living.sort_by_key(|member| (Some(member.id.pid) != leader, member.state != 'D'));
-    of(&living.iter().map(|member| member.id.pid).collect::<Vec<_>>())
+    let living = || members.iter().filter(|member| !member.is_dead()).map(|m| (m.id.pid, m.state));
+    let of_rank = |rank: (bool, bool)| {
+        living().filter(move |(pid, state)| (Some(*pid) == leader, *state == 'D') == rank)
+    };
+    // Parents stay first among their equals.
+    let ranks = [(true, true), (true, false), (false, true), (false, false)];
+    of(&ranks.into_iter().flat_map(of_rank).map(|(pid, _)| pid).collect::<Vec<_>>())
 }
 
 /// Where these processes are, the first [`MOST`] of them. One that has gone is left out.
@@ -46,19 +49,12 @@ fn files_of(pid: u32) -> impl Fn(&str) -> Option<Vec<u8>> {
 }
 
 fn of_one(pid: u32, read: impl Fn(&str) -> Option<Vec<u8>>) -> Option<Whereabouts> {
-    let stat = read("stat")?;
-    let (name, state) = name_and_state(&String::from_utf8_lossy(&stat))?;
+    let ProcessStat { name, state, .. } = ProcessStat::parse(&read("stat")?)?;
+    let name = one_line(&name);
     let wchan = read("wchan").and_then(|text| function(&text));
     // Of one that cannot be woken it is not even read: it may hold what the kernel would wait for.
     let syscall = (state == 'S').then(|| read("syscall")).flatten().and_then(|text| syscall(&text));
     Some(Whereabouts { pid, name, state, syscall, wchan })
-}
-
-/// From `17 (a name) S ...`; the name may hold anything, `) R` too.
-fn name_and_state(stat: &str) -> Option<(String, char)> {
-    let (before, after) = stat.rsplit_once(") ")?;
-    let (_, name) = before.split_once('(')?;
-    Some((one_line(name), after.chars().next()?))
 }
 
 /// From `wchan`: `0` if it runs, or we may not know.
@@ -139,8 +135,9 @@ mod tests {
 
     #[test]
     fn a_name_can_hide_neither_its_state_nor_a_colour() {
-        let stat = "17 (a) R (\u{1b}[31m\n) S 1 17 17 0";
-        assert_eq!(name_and_state(stat), Some(("a) R ( [31m ".to_owned(), 'S')));
+        let stat = "17 (a) R (\u{1b}[31m\n) S 1 17 17 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9 0";
+        let found = of_one(17, |file| (file == "stat").then(|| stat.into())).unwrap();
+        assert_eq!((found.name.as_str(), found.state), ("a) R ( [31m ", 'S'));
     }
 
     #[cfg(target_os = "linux")]
@@ -159,7 +156,7 @@ mod tests {
     #[test]
     fn of_one_that_cannot_be_woken_the_call_is_not_even_read() {
         let found = of_one(17, |file| match file {
-            "stat" => Some(b"17 (node) D 1 17 17 0".to_vec()),
+            "stat" => Some(b"17 (node) D 1 17 17 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9 0".to_vec()),
             "wchan" => Some(b"nfs_wait".to_vec()),
             other => panic!("{other} was read"),
         });
@@ -211,7 +208,7 @@ mod tests {
         #[test]
         fn whatever_a_system_tells_is_read_without_panic(text in collection::vec(any::<u8>(), 0..80)) {
             let _ = (function(&text), syscall(&text));
-            let _ = name_and_state(&String::from_utf8_lossy(&text));
+            let _ = of_one(1, |_| Some(text.clone()));
         }
     }
 }

@@ -1,9 +1,6 @@
 //! What of a full ledger is kept.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::borrow::Cow;
 
 use serde::{Deserialize, de::IgnoredAny};
 
@@ -29,7 +26,10 @@ pub fn keep(lines: &[Option<Heading>], at_most: u64) -> Vec<bool> {
     }
     let (older, newest) = lines.split_at(cut);
     let id = |line: &Option<Heading>| line.as_ref().and_then(|heading| heading.id);
-    let ids: BTreeSet<_> = newest.iter().filter_map(id).collect();
+    // In order, each once; lists and no sets, which are more code for the parent to carry.
+    let mut ids: Vec<_> = newest.iter().filter_map(id).collect();
+    ids.sort_unstable();
+    ids.dedup();
     let highest = older.iter().filter_map(id).max();
     let highest = highest.filter(|highest| ids.last().is_none_or(|last| last < highest));
 
@@ -43,15 +43,15 @@ pub fn keep(lines: &[Option<Heading>], at_most: u64) -> Vec<bool> {
     let highest = highest.and_then(|highest| older.iter().rposition(|h| id(h) == Some(highest)));
     let wanted = [last(Start::Supervisor), last(Start::Child), highest];
     // First the causes, then what followed, the newest first.
-    let mut first = BTreeMap::new();
-    for (at, line) in older.iter().enumerate() {
-        if let Some(id) = id(line) {
-            first.entry(id).or_insert(at);
+    let goes_on = |at: usize| id(&older[at]).and_then(|id| ids.binary_search(&id).ok());
+    let mut causes = vec![None; ids.len()];
+    for at in 0..older.len() {
+        if let Some(number) = goes_on(at) {
+            causes[number].get_or_insert(at);
         }
     }
-    let causes = ids.iter().filter_map(|id| first.get(id).copied());
-    let followed =
-        (0..older.len()).rev().filter(|at| id(&older[*at]).is_some_and(|id| ids.contains(&id)));
+    let causes = causes.into_iter().flatten();
+    let followed = (0..older.len()).rev().filter(|at| goes_on(*at).is_some());
     for at in wanted.into_iter().flatten().chain(causes).chain(followed) {
         if !kept[at] && taken + size(&lines[at]) <= at_most {
             taken += size(&lines[at]);

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     ffi::OsStr,
     fs,
+    io::Read,
     net::IpAddr,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
@@ -17,13 +18,18 @@ use procfs::{
 };
 
 use super::{
-    super::{process_id, spare},
+    super::{process_stat::ProcessStat, spare},
     Member, ProcessId,
 };
 
 /// One walk over `/proc/*/stat`. (`/proc/*/task/*/children` is not in every kernel.)
 pub(super) fn all() -> HashMap<u32, Member> {
     spare::lent(|| pids().filter_map(one).map(|m| (m.id.pid, m)).collect())
+}
+
+/// Without a table of all: on a large machine that would be most of what we ever allocate.
+pub(super) fn children_of(parent: u32) -> Vec<Member> {
+    spare::lent(|| pids().filter_map(one).filter(|member| member.ppid == parent).collect())
 }
 
 /// The numbers of all processes.
@@ -34,13 +40,13 @@ fn pids() -> impl Iterator<Item = u32> {
 
 pub(super) fn one(pid: u32) -> Option<Member> {
     // An error is a process that has vanished.
-    let stat = process_id::stat(pid).ok()?;
+    let stat = ProcessStat::of(pid).ok()?;
     Some(Member {
-        id: ProcessId { pid: u32::try_from(stat.pid).ok()?, start_time: stat.starttime },
-        ppid: u32::try_from(stat.ppid).ok()?,
-        name: stat.comm,
+        id: ProcessId { pid: stat.pid, start_time: stat.start_time },
+        ppid: stat.ppid,
+        name: stat.name,
         state: stat.state,
-        threads: u64::try_from(stat.num_threads).unwrap_or(0),
+        threads: stat.threads,
     })
 }
 
@@ -107,8 +113,10 @@ pub(super) fn holders_of(path: &Path) -> Vec<ProcessId> {
 }
 
 pub(super) fn with_environment(key: &OsStr, value: &OsStr) -> Vec<ProcessId> {
+    let wanted = [key.as_bytes(), b"=", value.as_bytes()].concat();
     let has = |process: &Process| {
-        process.environ().is_ok_and(|env| env.get(key).is_some_and(|found| found == value))
+        let text = read(process, "environ").unwrap_or_default();
+        text.split(|byte| *byte == 0).any(|variable| variable == wanted)
     };
     spare::lent(|| others().filter(has).filter_map(|process| id_of(&process)).collect())
 }
@@ -121,6 +129,12 @@ fn others() -> impl Iterator<Item = Process> {
 
 /// Whose folder this is: that of one process, also when its number is another's by now.
 fn id_of(process: &Process) -> Option<ProcessId> {
-    let start_time = process.stat().ok()?.starttime;
-    Some(ProcessId { pid: u32::try_from(process.pid).ok()?, start_time })
+    let ProcessStat { pid, start_time, .. } = ProcessStat::parse(&read(process, "stat")?)?;
+    Some(ProcessId { pid, start_time })
+}
+
+fn read(process: &Process, file: &str) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    process.open_relative(file).ok()?.read_to_end(&mut text).ok()?;
+    Some(text)
 }

@@ -8,6 +8,10 @@ pub(super) fn all() -> HashMap<u32, Member> {
     HashMap::new()
 }
 
+pub(super) fn children_of(_parent: u32) -> Vec<Member> {
+    Vec::new()
+}
+
 pub(super) fn one(_pid: u32) -> Option<Member> {
     None
 }
