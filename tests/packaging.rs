@@ -100,6 +100,11 @@ fn a_start_returns_when_the_gateway_is_ready_and_a_stop_leaves_nothing() {
     assert_eq!(service.property("SubState"), "running");
     assert_ne!(service.property("StatusText"), "");
     assert_eq!(service.processes(), 2, "the supervisor and the gateway");
+    let program = service.lab.path("lockkeeper");
+    let status = service.lab.run(&[program.to_str().expect("a path"), "status"]);
+    // The default of 10 s and twice 5 s; the unit's 345 s.
+    let budget = "budget    a stop takes at most 20.0 s, systemd allows 5 min 45 s: fits\n";
+    assert!(status.text.contains(budget), "{status:?}");
 
     let stopped = service.lab.run(&["systemctl", "stop", GATEWAY]);
     assert_eq!(stopped.code, Some(0), "{stopped:?}");

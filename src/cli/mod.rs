@@ -12,6 +12,7 @@ mod events;
 mod human;
 mod log;
 mod man;
+mod manager;
 mod place;
 mod progress;
 mod reload;

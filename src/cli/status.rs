@@ -5,14 +5,18 @@ use clap::Args;
 
 use crate::{
     protocol::{
-        control::{self, Answer, Verb},
+        control::{self, Answer, Verb, millis},
         exit,
     },
     supervisor::ledger::{History, Incident, told_blockers},
     sys::{clock, ledger_file},
 };
 
-use super::{Place, client, fail, human, say};
+use super::{
+    Place, client, fail, human,
+    manager::{self, Allowed},
+    say,
+};
 
 /// Tell what the gateway is doing
 ///
@@ -36,7 +40,8 @@ impl Status {
                 exit::OK
             }
             Ok(Answer::Status(status)) => {
-                say(&running(&status));
+                let allowed = manager::allows(status.supervisor_pid);
+                say(&running(&status, allowed.as_ref()));
                 exit::OK
             }
             Ok(other) => client::unexpected(&other),
@@ -67,7 +72,7 @@ impl Status {
     }
 }
 
-fn running(status: &control::Status) -> String {
+fn running(status: &control::Status, allowed: Option<&Allowed>) -> String {
     let mut words = vec![status.name.clone(), status.state.clone()];
     words.push(format!("generation {}", status.generation));
     words.extend(status.safe_mode.then(|| "in safe mode".to_owned()));
@@ -100,12 +105,31 @@ fn running(status: &control::Status) -> String {
         (Some(id), _) => format!("pending   {id}, under way"),
         (None, _) => "pending   none".to_owned(),
     });
+    lines.extend(status.stop_ms.map(|ms| format!("budget    {}", budget(ms, allowed))));
     if let Some(ms) = status.next_ms.filter(|_| status.state != "ready") {
         lines.push(format!("next      in {} at the latest", human::millis(ms)));
     }
     lines.push(format!("command   {}", status.command));
     // What the child, or a file of its, says must not forge a line.
     lines.iter().map(|line| human::plain(line) + "\n").collect()
+}
+
+/// Whether the service manager leaves a stop its time.
+fn budget(stop_ms: u64, allowed: Option<&Allowed>) -> String {
+    let stop = format!("a stop takes at most {}", human::millis(stop_ms));
+    match allowed {
+        None => stop,
+        Some(Allowed { stop: None, .. }) => format!("{stop}, systemd waits for ever: fits"),
+        Some(Allowed { stop: Some(time), unit }) => {
+            let allows = format!("{stop}, systemd allows {}", human::millis(millis(*time)));
+            if millis(*time) > stop_ms {
+                return format!("{allows}: fits");
+            }
+            // Beyond it, as systemd's time begins before ours.
+            let enough = stop_ms.div_ceil(1000) + 5;
+            format!("{allows}: too short, set TimeoutStopSec={enough} in {unit}")
+        }
+    }
 }
 
 fn ended(name: &str, history: &History, last: Option<&Incident>) -> String {
@@ -134,6 +158,8 @@ fn plural(n: u64, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::supervisor::ledger::{Entry, Record};
 
@@ -145,6 +171,20 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_fits_or_is_told_with_what_to_set() {
+        let told = |ms, stop: Option<Duration>| {
+            budget(ms, Some(&Allowed { unit: "gateway.service".to_owned(), stop }))
+        };
+        let secs = |secs| Some(Duration::from_secs(secs));
+        assert_eq!(budget(14_500, None), "a stop takes at most 14.5 s");
+        assert!(told(14_500, None).ends_with(", systemd waits for ever: fits"));
+        assert!(told(14_500, secs(90)).ends_with(", systemd allows 1 min 30 s: fits"));
+        let short = ", systemd allows 10.0 s: too short, set TimeoutStopSec=20 in gateway.service";
+        assert!(told(14_500, secs(10)).ends_with(short));
+        assert!(told(10_000, secs(10)).contains("too short"), "both at once");
+    }
+
+    #[test]
     fn what_others_say_can_neither_colour_nor_forge_a_line() {
         let status = control::Status {
             says: Some(LOUD.to_owned()),
@@ -153,7 +193,7 @@ mod tests {
             version: Some(LOUD.to_owned()),
             ..control::Status::default()
         };
-        assert_plain(&running(&status), 6);
+        assert_plain(&running(&status, None), 6);
         let entry = Entry::Started { pid: 1, command: LOUD.to_owned() };
         let started = serde_json::to_string(&Record { at: 1, entry }).unwrap();
         assert_plain(&ended("gateway", &History::fold([started]), None), 2);
