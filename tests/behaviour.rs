@@ -6,8 +6,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
 };
+
+#[path = "support/files.rs"]
+mod files;
+
+use files::{read, sources};
 
 const TABLE: &str = "docs/behaviour-coverage.md";
 /// The sections of the behaviour: all of them.
@@ -130,7 +134,7 @@ fn faults(table: &str, functions: &BTreeMap<String, usize>, sections: &[u32]) ->
 /// The name of each function of the project, and how many have it.
 fn functions() -> BTreeMap<String, usize> {
     let mut functions = BTreeMap::new();
-    for file in sources() {
+    for file in sources(&FOLDERS) {
         let text = fs::read_to_string(&file).expect("a source file is text");
         // This file plants names in strings; none of them follows `fn`.
         for after in text.split("fn ").skip(1) {
@@ -142,27 +146,4 @@ fn functions() -> BTreeMap<String, usize> {
         }
     }
     functions
-}
-
-fn sources() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders: Vec<_> = FOLDERS.into_iter().map(|folder| root.join(folder)).collect();
-    folders.retain(|folder| folder.is_dir());
-    let mut sources = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("the folder can be listed") {
-            let path = entry.expect("the folder can be listed").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                sources.push(path);
-            }
-        }
-    }
-    sources
-}
-
-fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -3,11 +3,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "it reads the source")]
 
-use std::{
-    collections::BTreeSet,
-    fs, mem,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, mem};
+
+#[path = "support/files.rs"]
+mod files;
+
+use files::{read, sources};
 
 const PAGE: &str = "docs/pains.md";
 /// Where tests are.
@@ -157,7 +158,7 @@ fn numbers(text: &str) -> BTreeSet<u32> {
 /// The names of the project's tests: functions with an attribute `test`, as those in `proptest!` have.
 fn tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
-    for file in sources() {
+    for file in sources(&FOLDERS) {
         let text = fs::read_to_string(&file).expect("a source file is text");
         tests.extend(tests_of(&text).map(str::to_owned));
     }
@@ -176,26 +177,4 @@ fn tests_of(text: &str) -> impl Iterator<Item = &str> {
 fn name_of_function(line: &str) -> Option<&str> {
     let after = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?;
     after.split(|c: char| !(c.is_alphanumeric() || c == '_')).next()
-}
-
-fn sources() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders: Vec<_> = FOLDERS.map(|folder| root.join(folder)).into();
-    let mut sources = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("the folder can be listed") {
-            let path = entry.expect("the folder can be listed").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                sources.push(path);
-            }
-        }
-    }
-    sources
-}
-
-fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
