@@ -73,6 +73,8 @@ struct Queue {
     at_line_start: bool,
     /// The end of a line was dropped, and more of that line may come.
     in_dropped_line: bool,
+    /// The number of the error that it was dropped for, if it was for one.
+    dropped_for: Option<i32>,
     /// The thread has taken what waited, and writes it.
     is_writing: bool,
     is_closed: bool,
@@ -208,6 +210,7 @@ impl Queue {
             capacity,
             at_line_start: true,
             in_dropped_line: false,
+            dropped_for: None,
             is_writing: false,
             is_closed: false,
             lost: Lost::default(),
@@ -226,6 +229,8 @@ impl Queue {
         if mem::take(&mut self.in_dropped_line) {
             // Not further than this piece: what has no lines must not be dropped for ever.
             rest = &rest[end_of_line(rest).unwrap_or(rest.len())..];
+            let error = self.dropped_for.map(io::Error::from_raw_os_error);
+            self.lost.error = self.lost.error.take().or(error);
         }
         let room = self.capacity.saturating_sub(self.waiting.len());
         let fits = if rest.len() <= room { rest.len() } else { end_of_last_line(&rest[..room]) };
@@ -236,6 +241,7 @@ impl Queue {
         }
         if let Some(last) = dropped.last() {
             self.in_dropped_line = *last != b'\n';
+            self.dropped_for = None;
             if !mem::replace(&mut self.at_line_start, true) {
                 self.waiting.push(b'\n');
             }
@@ -250,6 +256,7 @@ impl Queue {
         let mut lost = bytes.len();
         if !bytes.ends_with(b"\n") {
             self.in_dropped_line = self.waiting.is_empty();
+            self.dropped_for = error.raw_os_error();
             let rest = end_of_line(&self.waiting).unwrap_or(self.waiting.len());
             self.waiting.drain(..rest);
             // What was written of the line is ended by the thread.

@@ -195,7 +195,10 @@ impl Probe {
                 Ok(String::new())
             }
             "ask" => ask(rest),
-            "print" => Ok(writeln!(io::stderr(), "{rest}").map(|()| String::new())?),
+            // By one write, or another's line could come between the text and its end.
+            "print" => Ok(io::stderr()
+                .write_all(format!("{rest}\n").as_bytes())
+                .map(|()| String::new())?),
             "close" => Ok(nix::unistd::close(first.parse::<i32>()?).map(|()| String::new())?),
             "name" => Ok(fs::write("/proc/self/comm", filled(rest)).map(|()| String::new())?),
             "grow" => {

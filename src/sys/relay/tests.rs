@@ -223,3 +223,18 @@ fn what_is_taken_at_once_and_what_waits_come_in_their_order() {
     (&reader).read_to_string(&mut came).unwrap();
     assert_eq!(came, lines);
 }
+
+#[test]
+fn the_rest_of_a_line_that_could_not_be_written_is_lost_for_the_same_reason() {
+    let mut queue = queue(100);
+    queue.lose(b"torn", io::Error::from_raw_os_error(libc::ENOSPC));
+    assert_eq!(mem::take(&mut queue.lost).bytes, 4);
+    assert_eq!(queue.take_in(b" line\nnext\n"), 6);
+    let lost = mem::take(&mut queue.lost);
+    assert_eq!((lost.bytes, lost.error.unwrap().raw_os_error()), (6, Some(libc::ENOSPC)));
+    assert_eq!(written(&mut queue), "next\n");
+    // And of one for which there is no room, for that.
+    queue.take_in(&[b'x'; 200]);
+    assert_eq!(queue.take_in(b"x\n"), 2);
+    assert!(queue.lost.error.is_none());
+}
