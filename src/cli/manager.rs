@@ -39,7 +39,7 @@ pub(super) fn allows(supervisor: u32) -> Option<Allowed> {
     let (name, is_users) = (unit.name.clone(), unit.is_users);
     // Beside us, as systemctl waits longer for its bus than anybody waits for a status. Left alone
     // it ends by itself.
-    thread::spawn(move || sender.send(show(&name, is_users)));
+    thread::Builder::new().spawn(move || sender.send(show(&name, is_users))).ok()?;
     let said = said.recv_timeout(PATIENCE).ok()??;
     Some(Allowed { unit: unit.name, stop: stop_of(&said, supervisor)? })
 }

@@ -335,7 +335,8 @@ pub struct Status {
     pub due_ms: Option<u64>,
     /// What the supervisor waits for at most, in milliseconds, and then acts.
     pub next_ms: Option<u64>,
-    /// How long a stop takes at most, in milliseconds: `stop.grace` and twice `stop.kill_after`.
+    /// How long a stop takes at most, in milliseconds: `stop.hold`, `stop.grace` and twice
+    /// `stop.kill_after`.
     #[serde(default)]
     pub stop_ms: Option<u64>,
     /// The command, shortened and without secrets.

@@ -170,10 +170,7 @@ impl Driver {
         reaper::become_subreaper()?;
         spare::keep();
         catch(&signals, settings);
-        let own = |name: &str| ours.iter().find(|(key, _)| key == name).map(|(_, v)| v.clone());
-        if let Some(inherited) = own(env::LOCK_FD) {
-            lock::drop_inherited(&state_dir, &inherited);
-        }
+        lock::drop_inherited(&state_dir);
         let child_lock = ChildLock::open(&state_dir)?;
         let control_path = state_dir.join(CONTROL_SOCKET);
         let notify_path = state_dir.join(NOTIFY_SOCKET);
@@ -186,6 +183,7 @@ impl Driver {
         let (ledger, last_id) = LedgerFile::open(&state_dir);
         let mut story = Story::new(ledger, last_id);
 
+        let own = |name: &str| ours.iter().find(|(key, _)| key == name).map(|(_, v)| v.clone());
         let upstream = Upstream::from_env(own("NOTIFY_SOCKET"));
         let period = env::watchdog_period(
             own("WATCHDOG_USEC").as_deref().and_then(|v| v.to_str()),

@@ -221,6 +221,13 @@ impl Supervisor {
         self.actions.push_back(Action::Evict { signal });
     }
 
+    /// How long a stop takes at most, of a child that can be killed and gets no more time for its
+    /// progress: it may be held for one that starts.
+    pub fn longest_stop(&self) -> Duration {
+        let ladder = [Rung::Asked, Rung::Term, Rung::Kill].map(|rung| self.patience(rung));
+        self.policy.stop.hold + ladder.iter().sum::<Duration>()
+    }
+
     /// From a step of the ladder to the next.
     pub(super) fn patience(&self, rung: Rung) -> Duration {
         match rung {

@@ -5,10 +5,10 @@
 //!
 //! | it is | how |
 //! | --- | --- |
-//! | a file on a local disk | there is no reader to wait for |
+//! | a file on a local disk | there is no reader to wait for; a disk that hangs holds us up, as it does by the ledger |
 //! | a socket, as systemd's journal | `MSG_DONTWAIT` |
 //! | a pipe, as a container's log | `RWF_NOWAIT`, on Linux that has it for pipes |
-//! | a terminal, a file on a server | not at all |
+//! | a terminal, a file on a server or of FUSE | not at all |
 #![allow(clippy::disallowed_methods)]
 
 use std::{io, os::fd::OwnedFd};
@@ -19,7 +19,7 @@ use rustix::{
     net::{SendFlags, send},
 };
 
-use super::state_dir::is_network;
+use super::state_dir::may_be_network;
 
 /// A pipe takes so many bytes whole or not at all, and a socket does as a rule.
 const WHOLE: usize = 4096;
@@ -43,7 +43,7 @@ impl AtOnce {
     /// `None`: nothing can be written to it without waiting, perhaps.
     pub fn of(fd: OwnedFd) -> Option<Self> {
         let way = match FileType::from_raw_mode(fstat(&fd).ok()?.st_mode) {
-            FileType::RegularFile if !is_network(&fd) => Way::File,
+            FileType::RegularFile if !may_be_network(&fd) => Way::File,
             FileType::Socket => Way::Socket,
             #[cfg(target_os = "linux")]
             FileType::Fifo => Way::Pipe,

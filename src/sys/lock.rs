@@ -12,7 +12,6 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::{
-    ffi::OsStr,
     fmt,
     fs::{self, File},
     io,
@@ -335,16 +334,20 @@ pub struct ChildRecord {
     pub command: String,
 }
 
-/// Closes the child lock of the gateway in `dir`, if we have inherited it as descriptor `named`: we
-/// were started from inside the child of an earlier supervisor, and would wait for ourselves. To be
-/// called before anything else opens that lock. Another gateway's lock is left open.
-pub fn drop_inherited(dir: &Path, named: &OsStr) {
-    let Some(number) = named.to_str().and_then(|named| named.parse::<i32>().ok()) else { return };
-    // A name that was inherited without its descriptor may be the number of any other by now.
+/// Closes the child lock of the gateway in `dir` wherever we have inherited it: we were started from
+/// inside the child of an earlier supervisor, and would wait for ourselves. To be called before
+/// anything of ours opens that lock. Another gateway's lock is left open.
+pub fn drop_inherited(dir: &Path) {
     let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let inherited = file(Path::new(&format!("/dev/fd/{number}")));
-    if inherited.is_some() && inherited == file(&dir.join(CHILD_LOCK)) {
-        let _ = nix::unistd::close(number);
+    let Some(lock) = file(&dir.join(CHILD_LOCK)) else { return };
+    let Ok(open) = fs::read_dir("/dev/fd") else { return };
+    // Listed first: what is closed within the walk would change it.
+    let open: Vec<_> = open.flatten().map(|entry| entry.path()).collect();
+    for path in open.iter().filter(|path| file(path) == Some(lock)) {
+        let number = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok());
+        if let Some(number) = number.filter(|number| *number > 2) {
+            let _ = nix::unistd::close(number);
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Read},
     os::unix::fs::FileExt,
     path::Path,
@@ -40,7 +40,15 @@ pub fn write(dir: &Path, memory: &impl Serialize) -> io::Result<()> {
     text.push(b'\n');
     let mut options = OpenOptions::new();
     let options = options.write(true).create(true).truncate(false);
-    let file = spare::look(|| open(options, &dir.join(NAME)))?;
+    let path = dir.join(NAME);
+    let file = match spare::look(|| open(options, &path)) {
+        // Of a run as another user: the folder is ours, and so is its place.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            fs::remove_file(&path)?;
+            open(options, &path)?
+        }
+        other => other?,
+    };
     file.write_all_at(&text, 0)?;
     file.set_len(text.len() as u64)
 }
@@ -65,7 +73,7 @@ pub fn read<T: DeserializeOwned>(dir: &Path) -> io::Result<Option<T>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 

@@ -1,4 +1,4 @@
-//! Writes for us what may have to wait: to a full pipe, a stopped terminal, a slow disk.
+//! Writes for us what may have to wait: to a full pipe, a stopped terminal, a file on a server.
 //!
 //! A thread of its own writes what stands in a bounded queue. Who has something to say puts it
 //! there, which never waits: what finds no room is dropped and counted. Our descriptors are not
@@ -71,6 +71,8 @@ struct Queue {
     capacity: usize,
     /// The last byte that was taken ends a line, or there was none.
     at_line_start: bool,
+    /// The last byte that was written ends no line: the rest of it waits, or could not be written.
+    is_torn: bool,
     /// The end of a line was dropped, and more of that line may come.
     in_dropped_line: bool,
     /// The number of the error that it was dropped for, if it was for one.
@@ -128,6 +130,7 @@ impl Relay {
             let (written, bytes) = bytes.split_at(written);
             if let Some(last) = written.last() {
                 queue.at_line_start = *last == b'\n';
+                queue.is_torn = *last != b'\n';
             }
             let lost = queue.take_in(bytes);
             if !queue.waiting.is_empty() {
@@ -188,8 +191,12 @@ impl Shared {
                 }
                 mem::swap(&mut batch, &mut queue.waiting);
                 queue.is_writing = true;
+                // What was written at once may have been the beginning of this.
+                sink.at_line_start &= !queue.is_torn;
             }
-            if let Err((left, error)) = sink.write_all(&batch) {
+            let written = sink.write_all(&batch);
+            self.lock().is_torn = sink.is_torn;
+            if let Err((left, error)) = written {
                 self.lock().lose(&batch[batch.len() - left..], error);
                 self.lost.notify_one();
             }
@@ -209,6 +216,7 @@ impl Queue {
             waiting: Vec::new(),
             capacity,
             at_line_start: true,
+            is_torn: false,
             in_dropped_line: false,
             dropped_for: None,
             is_writing: false,
@@ -219,7 +227,7 @@ impl Queue {
 
     /// Nothing stands or is being written before what comes next, and nothing before it was cut.
     fn is_idle(&self) -> bool {
-        let is_cut = self.in_dropped_line || self.lost.bytes > 0;
+        let is_cut = self.is_torn || self.in_dropped_line || self.lost.bytes > 0;
         self.waiting.is_empty() && !self.is_writing && self.at_line_start && !is_cut
     }
 

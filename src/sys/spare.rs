@@ -17,8 +17,9 @@ use std::{
 
 use rustix::io::Errno;
 
-/// What a look needs at most: a folder of `/proc`, one of a process in it, and a file of that.
-const KEPT: usize = 3;
+/// What a look needs at most: `/proc`, the folder of a process in it, the list of its descriptors,
+/// which procfs opens twice, and one of them.
+const KEPT: usize = 5;
 
 static SPARE: Mutex<Spare> = Mutex::new(Spare::None);
 

@@ -149,11 +149,15 @@ pub fn is_network_fs(dir: &Path) -> bool {
     }
 }
 
-/// Whether an open file is on a server.
+/// Whether an open file is on a server, or may be: a FUSE file system does not tell.
 #[cfg(feature = "supervisor")]
-pub(super) fn is_network(file: impl AsFd) -> bool {
+pub(super) fn may_be_network(file: impl AsFd) -> bool {
     #[cfg(target_os = "linux")]
-    return rustix::fs::fstatfs(file).is_ok_and(|fs| is_network_type(&fs));
+    {
+        const FUSE: u32 = 0x6573_5546;
+        let may_be = |fs: rustix::fs::StatFs| is_network_type(&fs) || fs.f_type as u32 == FUSE;
+        rustix::fs::fstatfs(file).map_or(true, may_be)
+    }
     #[cfg(not(target_os = "linux"))]
     {
         let _ = file;

@@ -133,9 +133,17 @@ fn limit_descriptors(gateway: &Supervisor, limit: usize) {
 }
 
 fn lowest_free_descriptor(pid: u32) -> usize {
-    let names = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
-    let open: HashSet<usize> =
-        names.filter_map(|name| name.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let descriptors = || -> HashSet<usize> {
+        let names = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
+        names.filter_map(|name| name.ok()?.file_name().to_str()?.parse().ok()).collect()
+    };
+    // It may be looking at something at this moment, with what it keeps for that.
+    let mut open = descriptors();
+    while let now = descriptors()
+        && now != open
+    {
+        open = now;
+    }
     (0..).find(|number| !open.contains(number)).expect("one is free")
 }
 

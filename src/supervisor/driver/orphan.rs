@@ -100,13 +100,16 @@ pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) -> Found {
     };
     let whereabouts = whereabouts::of(&targets.iter().map(|id| id.pid).collect::<Vec<_>>());
     let pids: Vec<_> = targets.iter().map(|id| id.pid.to_string()).collect();
-    let what = match (pids.is_empty(), above_us(lock)) {
-        (false, _) => format!("{signal} to pid {}", pids.join(", ")),
-        (true, Some(pid)) => format!(
-            "pid {pid}, and this supervisor was started from inside it: that is waited for; end it, \
-             or start the supervisor from elsewhere"
-        ),
-        (true, None) => "but it cannot be seen from here: its end is waited for".to_owned(),
+    let what = if pids.is_empty() {
+        match above_us(lock) {
+            Some(pid) => format!(
+                "pid {pid}, and this supervisor was started from inside it: that is waited for; end \
+                 it, or start the supervisor from elsewhere"
+            ),
+            None => "but it cannot be seen from here: its end is waited for".to_owned(),
+        }
+    } else {
+        format!("{signal} to pid {}", pids.join(", "))
     };
     tracing::warn!("an earlier supervisor's child still lives, {what}");
     for id in targets {

@@ -295,7 +295,6 @@ impl Driver {
         let left = |at: Instant| millis(at.saturating_duration_since(now));
         let alive = self.machine.state().has_child();
         let pending = self.scheduler.pending();
-        let stop = &self.effective.settings.stop;
         Status {
             name: self.name.clone(),
             state: self.machine.state().word().to_owned(),
@@ -314,7 +313,7 @@ impl Driver {
             pending: pending.map(|pending| pending.id),
             due_ms: pending.map(|pending| left(pending.due)),
             next_ms: self.machine.poll_timeout().map(left),
-            stop_ms: Some(millis(stop.grace.duration() + 2 * stop.kill_after.duration())),
+            stop_ms: Some(millis(self.machine.longest_stop())),
             command: shown_command(&self.effective.settings.command),
             profile: self.effective.settings.profile.to_string(),
             version: self.effective.version.clone(),

@@ -210,18 +210,56 @@ fn a_descriptor_that_somebody_made_non_blocking_is_waited_for() {
 #[test]
 fn what_is_taken_at_once_and_what_waits_come_in_their_order() {
     let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+    rustix::net::sockopt::set_socket_send_buffer_size(&writer, 16 * 1024).unwrap();
     let at_once = AtOnce::of(writer.try_clone().unwrap().into());
-    assert!(at_once.is_some());
     let sink = Descriptor(writer.into());
     let relay = Relay::start("test", sink, 1 << 20, Arc::default()).unwrap().at_once(at_once);
-    // The first goes at once; soon the socket is full, and the rest waits for the thread.
+    relay.push(b"first\n");
+    assert!(relay.flush_within(Duration::ZERO), "it did not wait for the thread");
+    // Soon the socket is full, and the rest waits.
     let lines: String = (0..2000).map(|n| format!("{n:0200}\n")).collect();
     lines.split_inclusive('\n').for_each(|line| relay.push(line.as_bytes()));
-    assert!(!relay.flush_within(Duration::ZERO), "more than a socket takes");
+    assert!(!relay.flush_within(Duration::ZERO), "more than the socket takes");
     drop(relay);
     let mut came = String::new();
     (&reader).read_to_string(&mut came).unwrap();
-    assert_eq!(came, lines);
+    assert_eq!(came, format!("first\n{lines}"));
+}
+
+/// A file on a disk that is full for a moment, in the midst of a line.
+struct Torn(File, u8);
+
+impl Write for Torn {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1 += 1;
+        match self.1 {
+            1 => self.0.write(&bytes[..5]),
+            2 => Err(io::ErrorKind::StorageFull.into()),
+            _ => self.0.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn nothing_is_written_at_once_behind_a_torn_line() {
+    let mut file = tempfile::tempfile().unwrap();
+    let at_once = AtOnce::of(file.try_clone().unwrap().into());
+    let sink = Torn(file.try_clone().unwrap(), 0);
+    let relay = Relay::start("test", sink, 1 << 20, Arc::default()).unwrap().at_once(at_once);
+    // Longer than what is written at once.
+    relay.push(format!("{}\n", "x".repeat(5000)).as_bytes());
+    assert!(relay.flush_within(LONG));
+    assert!(relay.take_lost().is_some());
+    relay.push(b"next\n");
+    assert!(relay.flush_within(LONG));
+    relay.push(b"and at once\n");
+    assert!(relay.flush_within(Duration::ZERO));
+    io::Seek::rewind(&mut file).unwrap();
+    assert_eq!(io::read_to_string(file).unwrap(), "xxxxx\nnext\nand at once\n");
 }
 
 #[test]
