@@ -1,6 +1,7 @@
 //! The child's processes: its leader, its successor, and all that they left behind.
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
     io::IsTerminal,
     os::fd::AsRawFd,
@@ -551,16 +552,20 @@ impl Processes {
 
     /// The first call asks the leader; each later one strikes all. Gives where they were before.
     pub(super) fn evict(&mut self, signal: Signal) -> Found {
-        let found = orphan::signal(&self.child_lock, signal, self.struck_orphan);
+        let (found, who) = orphan::signal(&self.child_lock, signal, self.struck_orphan);
         self.struck_orphan = true;
-        self.await_orphan();
+        self.await_end_of(who);
         found
     }
 
     /// Waits until nothing is left of it.
     pub(super) fn await_orphan(&mut self) {
+        self.await_end_of(orphan::find(&self.child_lock));
+    }
+
+    fn await_end_of(&mut self, who: HashSet<ProcessId>) {
         if !std::mem::replace(&mut self.awaits_orphan, true) {
-            let gone = orphan::gone(Arc::clone(&self.child_lock));
+            let gone = orphan::gone(Arc::clone(&self.child_lock), who);
             let reporter = self.reporter.clone();
             tokio::spawn(async move {
                 gone.await;

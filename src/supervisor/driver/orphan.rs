@@ -89,14 +89,18 @@ fn above_us(lock: &ChildLock) -> Option<u32> {
 }
 
 /// Sends a signal of the ladder: the first one to the leader, the harder ones to all. Gives where
-/// they were before that.
-pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) -> Found {
+/// they were before that, and who they were.
+pub(super) fn signal(
+    lock: &ChildLock,
+    signal: Signal,
+    to_all: bool,
+) -> (Found, HashSet<ProcessId>) {
     let found = find(lock);
     // Not one that is above us: it is not among those found.
     let leader = recorded(lock).filter(|id| !to_all && found.contains(id));
     let targets: Vec<_> = match leader {
         Some(leader) => vec![leader],
-        None => found.into_iter().collect(),
+        None => found.iter().copied().collect(),
     };
     let whereabouts = whereabouts::of(&targets.iter().map(|id| id.pid).collect::<Vec<_>>());
     let pids: Vec<_> = targets.iter().map(|id| id.pid.to_string()).collect();
@@ -117,17 +121,20 @@ pub(super) fn signal(lock: &ChildLock, signal: Signal, to_all: bool) -> Found {
             tracing::debug!("{signal} to pid {}: {error}", id.pid);
         }
     }
-    whereabouts
+    (whereabouts, found)
 }
 
 /// Resolves when nothing is left of it and the child lock is ours. Cancel-safe.
-pub(super) async fn gone(lock: Arc<ChildLock>) {
+///
+/// `known` belong to it, too: one that is ending has neither an environment nor descriptors any
+/// more by which it could be found, and yet is there.
+pub(super) async fn gone(lock: Arc<ChildLock>, mut known: HashSet<ProcessId>) {
     loop {
-        let found = find(&lock);
-        if found.is_empty() {
+        known.extend(find(&lock));
+        if known.is_empty() {
             break;
         }
-        for id in found {
+        for id in known.drain() {
             match exit_watch::exit_watch(id) {
                 Ok(watch) => watch.gone().await,
                 Err(error) => {
