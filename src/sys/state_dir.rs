@@ -4,10 +4,7 @@
 use std::{
     fs::{self, DirBuilder},
     io,
-    os::{
-        fd::AsFd,
-        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-    },
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -151,7 +148,7 @@ pub fn is_network_fs(dir: &Path) -> bool {
 
 /// Whether an open file is on a server, or may be: a FUSE file system does not tell.
 #[cfg(feature = "supervisor")]
-pub(super) fn may_be_network(file: impl AsFd) -> bool {
+pub(super) fn may_be_network(file: impl std::os::fd::AsFd) -> bool {
     #[cfg(target_os = "linux")]
     {
         const FUSE: u32 = 0x6573_5546;
