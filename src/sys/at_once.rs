@@ -63,7 +63,8 @@ impl AtOnce {
         }
         Ok(match self.way {
             Way::File => rustix::io::write(&self.fd, bytes)?,
-            Way::Socket => send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?,
+            // Rust ignores SIGPIPE for us.
+            Way::Socket => send(&self.fd, bytes, SendFlags::DONTWAIT)?,
             #[cfg(target_os = "linux")]
             Way::Pipe => {
                 use rustix::io::{ReadWriteFlags, pwritev2};
