@@ -71,8 +71,8 @@ impl Drop for OwnLog {
 
 /// Writes whole lines, one an event.
 ///
-/// tracing-subscriber's own writer would do it too; but it keeps a register of spans, of which we
-/// have none, and that is more memory than all else that a supervisor keeps.
+/// tracing-subscriber's own writer would do it too, with a register of spans, of which we have none:
+/// code and memory that each idle parent would carry.
 #[derive(Clone, Debug)]
 struct Pen {
     relay: Arc<Relay>,

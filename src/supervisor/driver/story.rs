@@ -61,12 +61,11 @@ pub(super) struct Remains {
     pub(super) last_lines: Vec<String>,
 }
 
-/// A line that waits to be written.
+/// A line of the log that waits to be written.
 #[derive(Debug)]
 enum Told {
     Line(String),
     Warning(String),
-    Record(Record),
 }
 
 /// The teller.
@@ -75,8 +74,10 @@ pub(super) struct Story {
     ledger: LedgerFile,
     /// How many lines could not be written since the last one that could.
     lost: u64,
-    /// What was told and not written yet: writing waits until the child has what it needs.
+    /// What was told and not written yet, to the log and to the ledger: writing waits until the
+    /// child has what it needs.
     untold: Vec<Told>,
+    unwritten: Vec<Record>,
     next_id: u64,
     open: Vec<Open>,
     waiting: Vec<(RestartId, Reply)>,
@@ -93,6 +94,7 @@ impl Story {
             ledger,
             lost: 0,
             untold: Vec::new(),
+            unwritten: Vec::new(),
             next_id: last_id.map_or(0, |id| id.0) + 1,
             open: Vec::new(),
             waiting: Vec::new(),
@@ -109,7 +111,7 @@ impl Story {
 
     /// Notes a line for the ledger.
     pub(super) fn record(&mut self, entry: Entry) {
-        self.untold.push(Told::Record(Record { at: clock::wall_ms(), entry }));
+        self.unwritten.push(Record { at: clock::wall_ms(), entry });
     }
 
     /// Notes a line for the log.
@@ -129,19 +131,12 @@ impl Story {
 
     /// Writes what was noted: first to the ledger, so that who reads of it in the log finds it there.
     pub(super) fn write(&mut self) {
-        let (mut records, mut lines) = (Vec::new(), Vec::new());
-        for told in std::mem::take(&mut self.untold) {
-            match told {
-                Told::Record(record) => records.push(record),
-                line => lines.push(line),
-            }
-        }
+        let records = std::mem::take(&mut self.unwritten);
         self.append(&records);
-        for told in lines {
+        for told in std::mem::take(&mut self.untold) {
             match told {
                 Told::Line(line) => tracing::info!("{line}"),
                 Told::Warning(line) => tracing::warn!("{line}"),
-                Told::Record(_) => {}
             }
         }
     }
